@@ -1,0 +1,87 @@
+"""`make book`: run what changed, render, and say where the book is.
+
+Chapters are run by jupyter-cache, which looks at their code only; a change in the package has to be noticed here.
+A kernel that stalls is given one more try; everything that already ran is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD_TIMEOUT = 1200  # seconds for one try; the whole book takes a few minutes
+STALL = re.compile(r"CellTimeoutError|DeadKernelError|Kernel didn't respond|timed out", re.I)
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def package_fingerprint(package: Path = ROOT / "lowrank_edu") -> str:
+    """A hash of every file of the package: other code may give other outputs."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(str(path.relative_to(package)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def forget_stale_outputs(out: Path) -> None:
+    """Empty the execution cache when the package is not the one that filled it."""
+    cache, mark = out / "_build" / ".jupyter_cache", out / "_build" / ".package"
+    now = package_fingerprint()
+    if cache.exists() and (not mark.exists() or mark.read_text("utf-8") != now):
+        print("the package has changed: every chapter is run again", flush=True)
+        shutil.rmtree(cache)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(now, "utf-8")
+
+
+def render(source: Path, out: Path) -> tuple[int, str]:
+    """Run jupyter-book once, warnings as errors, references checked. Returns its exit code and what it said."""
+    command = [
+        *(sys.executable, "-m", "jupyter_book", "build", str(source), "--path-output", str(out)),
+        *("-W", "-n", "--keep-going"),
+    ]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    try:
+        done = subprocess.run(
+            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=BUILD_TIMEOUT
+        )
+    except subprocess.TimeoutExpired as late:
+        text = late.stdout or b""
+        return 124, (text.decode("utf-8", "replace") if isinstance(text, bytes) else text) + "\nthe build timed out"
+    return done.returncode, ANSI.sub("", done.stdout)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", type=Path, default=ROOT)
+    parser.add_argument("--out", type=Path, default=ROOT, help="the folder that gets _build")
+    parser.add_argument("--verbose", action="store_true")
+    options = parser.parse_args(argv)
+    began = time.monotonic()
+    forget_stale_outputs(options.out)
+    code, text = render(options.source, options.out)
+    if code and STALL.search(text):
+        print("a kernel stalled: building once more", flush=True)
+        code, text = render(options.source, options.out)
+    if options.verbose or code:
+        print(text)
+    if code:
+        said = [line for line in text.splitlines() if re.search(r"WARNING|ERROR|Error:", line)]
+        print("The book was not built:", *(said or text.splitlines()[-20:]), sep="\n  ")
+        return 1
+    index = options.out / "_build" / "html" / "index.html"
+    print(f"the book is ready after {time.monotonic() - began:.0f} s: open {os.path.relpath(index)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
