@@ -1,0 +1,27 @@
+"""Figures: each public function returns a Figure that moves in the page with no kernel.
+
+    from lowrank_edu import figures
+    figures.spectrum({"a picture": W})          # the last line of a notebook cell
+
+A function is imported on first use from the subject module named here, so that this package stays light.
+"""
+
+from importlib import import_module
+
+# function -> module of this folder. A function may not have the name of a module: the module would hide it.
+_HOMES = {
+    "spectrum": "spectra",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no figure {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,113 @@
+// Runs one figure: binds its controls to a state, and draws. No library, no request, no global name.
+// draw(state, data, $) gets the state by control name and may return a sentence for screen readers.
+(script, id, data, draw) => {
+  const fig = (script && script.closest("figure")) || document.getElementById(id);
+  if (!fig || fig.dataset.ready) return;
+  fig.dataset.ready = "1";
+  const find = q => fig.querySelector(q), all = q => [...fig.querySelectorAll(q)];
+  const $ = name => find(`[data-el="${name}"]`);
+  // ---- numbers, as the book prints them
+  const sup = n => String(n).replace(/./g, c => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c] || (c === "-" ? "⁻" : ""));
+  $.num = (x, digits = 0) => x.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits});
+  $.pct = (x, digits = 1) => $.num(100 * x, digits) + " %";
+  $.sig = (x, digits = 3) => x === 0 ? "0" : Math.abs(x) >= 1e-3 && Math.abs(x) < 1e6 ? (+x.toPrecision(digits)).toLocaleString("en", {maximumSignificantDigits: digits}) : $.sci(x, digits);
+  $.sci = (x, digits = 2) => { if (x === 0) return "0"; const [m, e] = x.toExponential(digits - 1).split("e"); return `${m} × 10${sup(+e)}`; };
+  $.bytes = n => { let i = 0; while (n >= 1000 && i < 5) { n /= 1000; i++; } return `${i ? n.toPrecision(3) : n} ${["B", "kB", "MB", "GB", "TB", "PB"][i]}`; };
+  // ---- reading and writing the picture
+  $.fig = fig; $.all = all;
+  $.text = (name, value) => { $(name).textContent = value; };
+  $.html = (name, markup) => { $(name).innerHTML = markup; };
+  $.attr = (name, attributes) => { const el = $(name); for (const k in attributes) el.setAttribute(k, attributes[k]); };
+  $.path = points => points.map(([x, y], i) => (i ? "L" : "M") + x.toFixed(1) + " " + y.toFixed(1)).join("");
+  $.color = name => getComputedStyle(fig).getPropertyValue("--" + name).trim();
+  $.rgb = name => { const n = parseInt($.color(name).slice(1), 16); return [n >> 16, n >> 8 & 255, n & 255]; };
+  $.heat = (name, values, rows, cols, {lo = 0, hi = 1, map = "gray"} = {}) => {  // gray: picture · amount: 0 … a · signed: a … 0 … b
+    const canvas = $(name), img = new ImageData(cols, rows), [a, b] = [$.rgb("a"), $.rgb("b")];
+    canvas.width = cols; canvas.height = rows;
+    for (let i = 0; i < rows * cols; i++) {
+      const v = map === "signed" ? values[i] / hi : (values[i] - lo) / (hi - lo), level = Math.max(-1, Math.min(1, v));
+      const [r, g, bl] = map === "gray" ? Array(3).fill(255 * Math.max(0, level)) : map === "signed" && level > 0 ? b : a;
+      img.data.set([r, g, bl, map === "gray" ? 255 : 255 * Math.abs(map === "signed" ? level : Math.max(0, level))], 4 * i);
+    }
+    canvas.getContext("2d").putImageData(img, 0, 0);
+  };
+  // ---- packed matrices become arrays with a shape
+  const unpack = v => {
+    if (!v || typeof v !== "object") return v;
+    if (v.$packed) {
+      const raw = Uint8Array.from(atob(v.$packed), c => c.charCodeAt(0));
+      const out = v.signed ? Float32Array.from(new Int8Array(raw.buffer)) : Float32Array.from(raw, b => v.lo + (v.hi - v.lo) * b / 255);
+      out.shape = v.shape;
+      return out;
+    }
+    for (const k in v) v[k] = unpack(v[k]);
+    return v;
+  };
+  unpack(data);
+  // ---- controls -> state -> draw
+  const state = {}, inputs = all("[data-control]"), live = find(".lo-live");
+  const read = el => {
+    const name = el.dataset.control;
+    if (el.type === "radio") { if (el.checked) state[name] = el.value; return; }
+    if (el.type === "checkbox") { state[name] = el.checked; return; }
+    if (el.type !== "range") { state[name] = el.type === "button" ? +el.value : el.value; return; }
+    const values = el.dataset.values && JSON.parse(el.dataset.values), labels = el.dataset.labels && JSON.parse(el.dataset.labels);
+    const at = Math.round((el.value - el.min) / el.step);
+    state[name] = values ? values[at] : +el.value;
+    const text = (labels ? labels[at] : String(state[name])) + (el.dataset.unit || "");
+    find(`[data-out="${name}"]`).textContent = text;
+    if (values || labels || el.dataset.unit) el.setAttribute("aria-valuetext", text);
+  };
+  let timer;
+  const redraw = changed => {
+    inputs.forEach(read);
+    $.changed = changed;
+    const said = draw(state, data, $);
+    if (typeof said !== "string") return;
+    clearTimeout(timer);
+    if (changed) timer = setTimeout(() => { live.textContent = said; }, 250); else live.textContent = said;
+  };
+  $.set = (name, value) => {
+    inputs.filter(el => el.dataset.control === name).forEach(el => {
+      if (el.type === "radio") el.checked = el.value === String(value);
+      else if (el.type === "checkbox") el.checked = value === true || value === "true";
+      else if (el.type === "range" && el.dataset.values) el.value = JSON.parse(el.dataset.values).findIndex(v => String(v) === String(value));
+      else el.value = value;
+    });
+    redraw(name);
+  };
+  inputs.forEach(el => el.addEventListener(el.type === "button" ? "click" : "input", () => {
+    if (el.type === "button") el.value = +el.value + 1;
+    redraw(el.dataset.control);
+  }));
+  fig.addEventListener("click", event => {
+    const target = event.target.closest("[data-set]");
+    if (target) $.set(...target.dataset.set.split("="));
+  });
+  // ---- replay: a slider with buttons; nobody who asked for less motion gets any
+  all("[data-replay]").forEach(box => {
+    const slider = box.querySelector("input"), play = box.querySelector("[data-play]");
+    let clock = null;
+    const go = to => { slider.value = to; redraw(slider.dataset.control); };
+    const stop = () => { clearInterval(clock); clock = null; play.textContent = "▶"; play.setAttribute("aria-label", "Play"); };
+    box.querySelectorAll("[data-by]").forEach(b => b.addEventListener("click", () => { stop(); go(+slider.value + b.dataset.by * slider.step); }));
+    play.addEventListener("click", () => {
+      if (clock) return stop();
+      if (+slider.value >= +slider.max) go(slider.min);
+      play.textContent = "❚❚"; play.setAttribute("aria-label", "Pause");
+      clock = setInterval(() => { go(+slider.value + +slider.step); if (+slider.value >= +slider.max) stop(); }, +box.dataset.replay);
+    });
+    slider.addEventListener("input", () => { if (clock) stop(); });
+  });
+  // ---- light or dark is read off the ink, so that it is right in a book, JupyterLab, Colab and VS Code
+  const theme = () => {
+    const rgb = getComputedStyle(fig).color.match(/^rgba?\(([\d.]+)[, ]+([\d.]+)[, ]+([\d.]+)/);
+    if (rgb) fig.dataset.ink = .3 * rgb[1] + .59 * rgb[2] + .11 * rgb[3] > 140 ? "light" : "dark";
+  };
+  const retheme = () => setTimeout(() => { theme(); redraw(""); }, 30);
+  const watch = new MutationObserver(retheme), attributeFilter = ["data-theme", "theme", "class", "data-jp-theme-light"];
+  [document.documentElement, document.body].forEach(el => watch.observe(el, {attributes: true, attributeFilter}));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", retheme);
+  theme();
+  redraw("");
+}
