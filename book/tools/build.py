@@ -46,7 +46,8 @@ def forget_stale_outputs(out: Path) -> None:
 def render(source: Path, out: Path) -> tuple[int, str]:
     """Run jupyter-book once, warnings as errors, references checked. Returns its exit code and what it said."""
     command = [
-        *(sys.executable, "-m", "jupyter_book", "build", str(source), "--path-output", str(out)),
+        *(sys.executable, "-c", "from jupyter_book.cli.main import main; main()"),
+        *("build", str(source), "--path-output", str(out)),
         *("-W", "-n", "--keep-going"),
     ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
