@@ -1,0 +1,129 @@
+"""Walk a model, swap layers, freeze, count, report."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from .layers import AdaptedLayer
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `adapt` did: paths of the adapted modules, and parameters: trainable, and in total.
+
+    The total counts the adapter, as PEFT does, and a layer that is trained whole once.
+    """
+
+    name: str
+    modules: list[str]
+    trainable: int
+    total: int
+    rows: list[tuple] = field(repr=False, default_factory=list)
+
+    def __str__(self):
+        lines = [f"{'layers':<34}{'count':>6}  {'d_out × d_in':>14}  {'trainable':>12}"]
+        for what, count, shape, trainable in self.rows:
+            lines.append(f"{what:<34}{count:>6}  {shape:>14}  {trainable:>12,}")
+        share = 100 * self.trainable / self.total
+        lines.append(f"{self.name!r} trains {self.trainable:,} of {self.total:,} parameters ({share:.2f} %).")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def adapted_layers(model):
+    """{path: AdaptedLayer} of the model, in order."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, AdaptedLayer)}
+
+
+def method_of(model, name):
+    """The method that made adapter `name`, or ValueError listing the names there are."""
+    methods = model.__dict__.get("lowrank_methods", {})
+    if name not in methods:
+        raise ValueError(
+            f"this model has no adapter {name!r}; it has {', '.join(map(repr, methods)) or 'none'}."
+        )
+    return methods[name]
+
+
+def adapt(model, method, name="default", *, seed=0):
+    """Freeze the model, put `method`'s updates on it under `name`, make them active and trainable.
+
+    Returns a Report. Raises ValueError, with the model as it was, when no layer matches, when the name is taken or
+    is not a plain word, or while another adapter is merged. The same seed gives the same start, layer by layer.
+    """
+    check_free(model, name)
+    updates = method.build(model, seed)
+    return install(model, method, name, updates)
+
+
+def check_free(model, name):
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(
+            f"adapter name {name!r}: use letters, digits, '_' and '-', because it names files and modules."
+        )
+    if name in model.__dict__.get("lowrank_methods", {}):
+        raise ValueError(
+            f"adapter {name!r} exists already. Choose another name, or remove it first: "
+            f"delete_adapter(model, {name!r})."
+        )
+    merged = next((p for p, layer in adapted_layers(model).items() if layer.kept is not None), None)
+    if merged is not None:
+        raise ValueError(
+            f"an adapter is merged into {merged}, so W0 is not there to build on. Call unmerge(model) first, "
+            "or unwrap(model) to keep the merged weights for good."
+        )
+
+
+def install(model, method, name, updates):
+    """Put finished updates {path: Update} in place; nothing here can fail half-way."""
+    from .switching import set_adapter
+
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    layers = adapted_layers(model)
+    for path, update in updates.items():
+        layer = layers[path] if path in layers else wrap(model, path)
+        layer.updates[name] = update.train(layer.training)
+    model.__dict__.setdefault("lowrank_methods", {})[name] = method
+    set_adapter(model, name)
+    return report(model, name)
+
+
+def wrap(model, path):
+    parent, _, child = path.rpartition(".")
+    parent = model.get_submodule(parent)
+    layer = AdaptedLayer(getattr(parent, child)).train(getattr(parent, child).training)
+    setattr(parent, child, layer)
+    return layer
+
+
+def report(model, name="default"):
+    """Count again what `adapt` reported for adapter `name`."""
+    method_of(model, name)
+    layers = {p: layer for p, layer in adapted_layers(model).items() if name in layer.updates}
+    kinds, numbers, seen = Counter(), Counter(), set()
+    for path, layer in layers.items():
+        weight = getattr(layer.base, "weight", None)
+        shape = "" if weight is None or weight.dim() != 2 else _shape(layer.base)
+        key = (re.sub(r"\.\d+\.", ".*.", path), shape)
+        kinds[key] += 1
+        own = [p for p in layer.updates[name].parameters() if id(p) not in seen]
+        seen |= {id(p) for p in own}
+        numbers[key] += sum(p.numel() for p in own)
+    replaced = {
+        id(p) for layer in layers.values() if layer.updates[name].replaces for p in layer.base.parameters()
+    }
+    return Report(
+        name,
+        list(layers),
+        sum(numbers.values()),
+        sum(p.numel() for p in model.parameters() if id(p) not in replaced),
+        [(what, kinds[what, shape], shape, numbers[what, shape]) for what, shape in kinds],
+    )
+
+
+def _shape(base):
+    from .updates import weight_of
+
+    return "{} × {}".format(*weight_of(base).shape)

@@ -1,0 +1,223 @@
+"""Everything that decides which updates act: swap, disable, route, merge, combine, remove. All or nothing."""
+
+import warnings
+from contextlib import contextmanager
+
+import torch
+
+from .adapting import adapted_layers, check_free, install, method_of
+from .updates import LowRank
+
+
+def adapter_names(model):
+    """Names of the adapters on the model, in the order in which they came."""
+    return list(model.__dict__.get("lowrank_methods", {}))
+
+
+def set_adapter(model, names):
+    """Make one adapter (or several, whose updates are added) active and trainable; all others sleep, frozen."""
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        method_of(model, name)
+    layers = adapted_layers(model)
+    _refuse_merged(layers, "swap adapters")
+    for path, layer in layers.items():
+        here = [n for n in names if n in layer.updates]
+        if len(here) > 1 and any(layer.updates[n].replaces for n in here):
+            raise ValueError(
+                f"{here} meet at {path}, where one of them replaces the whole layer. Activate one at a time."
+            )
+    for layer in layers.values():
+        layer.active = tuple(names)
+        for name, update in layer.updates.items():
+            update.requires_grad_(name in names)
+
+
+@contextmanager
+def disabled(model):
+    """The base model, bit for bit, for as long as the `with` block lasts; merged adapters step aside too."""
+    layers = adapted_layers(model)
+    _refuse_dropped(layers)
+    before = {path: layer.enabled for path, layer in layers.items()}
+    for path, layer in layers.items():
+        if layer.kept and before[path]:
+            layer.exchange()
+        layer.enabled = False
+    try:
+        yield model
+    finally:
+        for path, layer in layers.items():
+            if layer.kept and before[path]:
+                layer.exchange()
+            layer.enabled = before[path]
+
+
+@contextmanager
+def routed(model, names):
+    """One batch, an adapter per row: `names[i]` (or None for the base model) acts on row i."""
+    layers, names = adapted_layers(model), list(names)
+    for name in names:
+        if name is not None:
+            method_of(model, name)
+    _refuse_merged(layers, "route rows")
+    before = {path: layer.rows for path, layer in layers.items()}
+    for layer in layers.values():
+        layer.rows = names
+    try:
+        yield model
+    finally:
+        for path, layer in layers.items():
+            layer.rows = before[path]
+
+
+def merge(model, *, keep_base=True):
+    """Bake the active adapters into the weights. Explicit only; `train()` and `eval()` never do it.
+
+    The replaced weights are kept (on the CPU when the model is elsewhere), so `unmerge` restores W0 bit for bit, which
+    subtracting could not: W + Δ − Δ ≠ W in floating point. `keep_base=False` drops them and makes unmerge impossible.
+    Raises ValueError, with every layer as it was, if something is merged already, nothing is active, or a merged value
+    would be NaN or Inf. Merging one end of a tied pair of weights unties it; a UserWarning says so with the bytes.
+    """
+    layers = adapted_layers(model)
+    active = {path: [n for n in layer.active if n in layer.updates] for path, layer in layers.items()}
+    merged = next((p for p, layer in layers.items() if layer.kept is not None), None)
+    if merged is not None:
+        raise ValueError(
+            f"{list(layers[merged].merged_names)} is merged already: a second merge would add ΔW twice. "
+            "Call unmerge(model) first."
+        )
+    if not any(active.values()):
+        raise ValueError(
+            "no adapter is active, so there is nothing to merge. Call adapt or set_adapter first."
+        )
+    new = {}
+    for path, names in active.items():
+        if names:
+            try:
+                new[path] = layers[path].merge_values(names)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error} Nothing was merged.") from None
+    shared = _tied(model)
+    _warn_untied(model, shared, new)
+    memo = {}
+    for path, values in new.items():
+        layers[path].put(values, active[path], keep_base, shared, memo)
+
+
+def unmerge(model):
+    """Take merged adapters out again: the very weights that merge replaced return, bit for bit."""
+    layers = adapted_layers(model)
+    merged = [layer for layer in layers.values() if layer.kept is not None]
+    if not merged:
+        raise ValueError("nothing is merged, so there is nothing to unmerge.")
+    _refuse_dropped(layers)
+    for layer in merged:
+        layer.restore()
+
+
+def combine(model, weights, name):
+    """A new adapter whose update is exactly the weighted sum Σ w · ΔW of existing ones. Ranks add up.
+
+    Averaging the A's and the B's instead is something else: (B₁+B₂)(A₁+A₂) has cross terms that neither learnt.
+    Raises ValueError for updates that are not low-rank (DoRA, whole layers), and for changed biases or whole modules.
+    """
+    from .methods import LoRA
+
+    check_free(model, name)
+    for source in weights:
+        method_of(model, source)
+    updates = {}
+    for path, layer in adapted_layers(model).items():
+        parts = [(w, layer.updates[s]) for s, w in weights.items() if s in layer.updates]
+        if not parts:
+            continue
+        if any(not isinstance(u, LowRank) or u.bias is not None for _, u in parts):
+            raise ValueError(
+                f"{path}: only plain low-rank updates add up; merge one adapter, or route rows instead."
+            )
+        factors = [(w * u.scale, *u.as_lora()[:2]) for w, u in parts]
+        A = torch.cat([A for _, A, _ in factors])
+        B = torch.cat([s * B for s, _, B in factors], dim=1)
+        updates[path] = LowRank(A.clone(), B, scale=1.0)
+    if not updates:
+        raise ValueError(f"weights={weights!r}: name at least one adapter, as in {{'a': 0.5, 'b': 0.5}}.")
+    ranks = {path: update.A.shape[0] for path, update in updates.items()}
+    r = max(ranks.values())
+    odd = {path: rank for path, rank in ranks.items() if rank != r}
+    method = LoRA(r=r, alpha=r, target_modules=list(updates), rank_pattern=odd, alpha_pattern=odd)
+    return install(model, method, name, updates)
+
+
+def delete_adapter(model, name):
+    """Remove an adapter; layers without any update left become the plain layers they were."""
+    method_of(model, name)
+    layers = adapted_layers(model)
+    _refuse_merged(layers, f"delete {name!r}")
+    for path, layer in layers.items():
+        if name in layer.updates:
+            del layer.updates[name]
+        layer.active = tuple(n for n in layer.active if n != name)
+        if not layer.updates:
+            _replace(model, path, layer.base)
+    del model.__dict__["lowrank_methods"][name]
+
+
+def unwrap(model):
+    """The plain model again, wrappers gone: with the adapters baked in if they are merged, else the base model.
+
+    Where merging untied two weights, `config.tie_word_embeddings` becomes False, so that saving keeps both.
+    """
+    layers = adapted_layers(model)
+    for path, layer in layers.items():
+        _replace(model, path, layer.base)
+    model.__dict__.pop("lowrank_methods", None)
+    model.requires_grad_(True)
+    ends = [getattr(model, f"get_{end}_embeddings", lambda: None)() for end in ("input", "output")]
+    if None not in ends and ends[0].weight is not ends[1].weight and hasattr(model, "config"):
+        model.config.tie_word_embeddings = False
+    return model
+
+
+def _replace(model, path, module):
+    parent, _, child = path.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def _tied(model):
+    """{id of a parameter: its names} of parameters that the model holds under more than one name."""
+    names = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if ".updates." not in name:
+            names.setdefault(id(parameter), []).append(name.replace(".base.", "."))
+    return {key: found for key, found in names.items() if len(found) > 1}
+
+
+def _warn_untied(model, shared, new):
+    """One warning per tied group whose members will no longer hold the same values after `new` is put in place."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for names in shared.values():
+        after = {}
+        for name in names:
+            path, _, key = name.rpartition(".")
+            old = parameters.get(name, parameters.get(f"{path}.base.{key}"))
+            after.setdefault(new.get(path, {}).get(key, old).data_ptr(), []).append(name)
+        if len(after) > 1:
+            warnings.warn(
+                f"{' and '.join(names)} share one weight. Merging unties them: the model now holds "
+                f"{len(after)} copies, {(len(after) - 1) * old.numel() * old.element_size():,} bytes more.",
+                stacklevel=3,
+            )
+
+
+def _refuse_merged(layers, what):
+    merged = next((layer for layer in layers.values() if layer.kept is not None), None)
+    if merged is not None:
+        raise ValueError(f"{list(merged.merged_names)} is merged: call unmerge(model) before you {what}.")
+
+
+def _refuse_dropped(layers):
+    if any(layer.kept == {} for layer in layers.values()):
+        raise ValueError(
+            "the adapter was merged with keep_base=False, so the original weights are gone. "
+            "Load the model again, or merge with keep_base=True next time."
+        )

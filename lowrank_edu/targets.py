@@ -1,0 +1,114 @@
+"""Which layers? A list of suffixes, one regular expression, or "all-linear", resolved against a model."""
+
+import difflib
+import re
+from collections import Counter
+
+from torch import nn
+
+from .layers import AdaptedLayer
+
+FUSED_HINTS = {
+    "c_attn": {"q_proj", "k_proj", "v_proj", "query", "key", "value", "q", "k", "v", "Wq", "Wv"},
+}
+
+
+def is_linear(module):
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def is_adaptable(module):
+    return is_linear(module) or isinstance(module, nn.Embedding)
+
+
+def leaves(model):
+    """{path: module} of all modules without children, looking through wrappers to the frozen layer."""
+    found, inside = {}, []
+    for path, module in model.named_modules():
+        if any(path.startswith(prefix) for prefix in inside):
+            continue
+        if isinstance(module, AdaptedLayer):
+            inside.append(path + ".")
+            module = module.base
+        if next(module.children(), None) is None:
+            found[path] = module
+    return found
+
+
+def output_head(model):
+    """Path of the output head, or None: "all-linear" leaves it alone, as PEFT does."""
+    get = getattr(model, "get_output_embeddings", None)
+    head = get() if get is not None else None
+    if isinstance(head, AdaptedLayer):
+        head = head.base
+    return (
+        next((path for path, module in leaves(model).items() if module is head), None)
+        if head is not None
+        else None
+    )
+
+
+def matches(path, name, inside=False):
+    """Whether `name` is the path or its end, from a dot on; with `inside`, or the end of a parent's path."""
+    return f".{path}".endswith(f".{name}") or (inside and f".{name}." in f".{path}")
+
+
+def resolve(model, target, any_module=False):
+    """{path: frozen layer} that `target` names.
+
+    A string is a regular expression that the whole path must match, or "all-linear"; a list holds exact paths or
+    suffixes that start at a dot. Raises ValueError, listing the candidates, when nothing matches or when a match
+    is not a layer that an update can sit on.
+    """
+    modules = leaves(model)
+    if target == "all-linear":
+        head = output_head(model)
+        found = {p: m for p, m in modules.items() if is_linear(m) and p != head}
+    elif isinstance(target, str):
+        try:
+            found = {p: m for p, m in modules.items() if re.fullmatch(target, p)}
+        except re.error as error:
+            raise ValueError(
+                f"target_modules={target!r} is a string, so it is read as a regular expression, and {error}. "
+                "To name layers, give a list."
+            ) from None
+        found = found if any_module else {p: m for p, m in found.items() if is_adaptable(m)}
+    else:
+        found = {p: m for p, m in modules.items() if any(matches(p, name, any_module) for name in target)}
+    if not found:
+        raise ValueError(no_match(modules, target))
+    wrong = [p for p, m in found.items() if not (any_module or is_adaptable(m))]
+    if wrong:
+        raise ValueError(
+            f"{wrong[0]} is a {type(found[wrong[0]]).__name__}; updates sit on Linear, Conv1D and Embedding layers. "
+            f"Take it out of target_modules={_show(target)}, or train it whole with modules_to_save."
+        )
+    return found
+
+
+def no_match(modules, target):
+    """The error text of `resolve`: the value, what there is, the likely fix."""
+    kinds = Counter(".".join(p.split(".")[-2:]) for p, m in modules.items() if is_linear(m))
+    lines = [
+        f"no module matched target_modules={_show(target)}.",
+        "This model's linear layers are: " + ", ".join(f"{name} ({n})" for name, n in kinds.items()) + ".",
+    ]
+    asked = [target] if isinstance(target, str) else list(target)
+    ends = {p.rsplit(".", 1)[-1] for p in modules}
+    for fused, parts in FUSED_HINTS.items():
+        if fused in ends and parts & set(asked):
+            lines.append(f"GPT-2 keeps q, k and v in one layer: did you mean target_modules=['{fused}']?")
+            break
+    else:
+        near = sorted({c for name in asked for c in difflib.get_close_matches(name, ends, n=2, cutoff=0.5)})
+        if near:
+            lines.append(f"Did you mean target_modules={near}?")
+        elif isinstance(target, str):
+            lines.append(
+                "A string is a regular expression for the whole path; to name layers by suffix, give a list."
+            )
+    return "\n".join(lines)
+
+
+def _show(target):
+    return repr(target) if isinstance(target, str) else repr(list(target))

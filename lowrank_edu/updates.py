@@ -1,0 +1,244 @@
+"""Question 1, *shape*: how is ΔW written? And question 3, *scale*: how loud is it?
+
+An update is a small module that changes the output y of one frozen layer: `y = update(x, y, base)`.
+Weights are always thought of as W0 (d_out × d_in). `nn.Linear` stores them so; GPT-2's `Conv1D` and
+`nn.Embedding` store the transpose, and only `weight_of` and `store_like` know about it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def stored_transposed(base):
+    """Whether the layer keeps its weight as (d_in, d_out): GPT-2's `Conv1D` and `nn.Embedding` do."""
+    return isinstance(base, nn.Embedding) or type(base).__name__ == "Conv1D"
+
+
+def weight_of(base):
+    """W0 as (d_out, d_in), a view, whatever the layer stores."""
+    return base.weight.T if stored_transposed(base) else base.weight
+
+
+def store_like(base, W):
+    """A (d_out, d_in) matrix in the orientation in which `base` stores its weight."""
+    return W.T if stored_transposed(base) else W
+
+
+def project(x, A, base):
+    """A x for every position: (…, d_in) -> (…, r). For an embedding x holds indices: (…) -> (…, r)."""
+    if isinstance(base, nn.Embedding):
+        # some models multiply their embeddings by a constant; the update must be multiplied too
+        return F.embedding(x, A.T, padding_idx=base.padding_idx) * getattr(base, "embed_scale", 1.0)
+    return F.linear(x.to(A.dtype), A)
+
+
+class Update(nn.Module):
+    """What every update can do. `bias` is an optional change Δb (d_out) of the layer's bias."""
+
+    replaces = False  # True: the update does not need the frozen layer's output
+    changes_weight = False
+
+    def __init__(self):
+        super().__init__()
+        self.bias = None
+
+    def train_bias(self, d_out, device=None):
+        """Let this update change the layer's bias too; the change Δb starts at zero."""
+        self.bias = nn.Parameter(torch.zeros(d_out, device=device))
+
+    def forward(self, x, y, base):
+        """The layer's new output from its input x (…, d_in) and the frozen layer's output y (…, d_out)."""
+        new = y + self.change(x, y, base)
+        return (new if self.bias is None else new + self.bias).to(y.dtype)
+
+    def change(self, x, y, base):
+        """What this update adds to y, before Δb."""
+        return 0.0
+
+    @torch.no_grad()
+    def delta(self, base):
+        """ΔW (d_out, d_in), float32 or wider, formed explicitly: only for merging and looking."""
+        return torch.zeros_like(weight_of(base), dtype=torch.float32)
+
+
+class LowRank(Update):
+    """ΔW = scale · B @ A, never formed: x (…, d_in) -> (…, d_out).   Hu et al. 2021, eq. 3 · taught in chapter 3.
+
+    A is (r, d_in), B is (d_out, r). With `residual=True` the starting product is taken away again by frozen
+    copies A0, B0, so ΔW = scale · (B A − B0 A0) is zero at step 0 and W0 is never overwritten (chapter 4).
+    """
+
+    changes_weight = True
+
+    def __init__(self, A, B, scale, dropout=0.0, residual=False):
+        super().__init__()
+        self.A, self.B = nn.Parameter(A), nn.Parameter(B)
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("A0", A.detach().clone() if residual else None)
+        self.register_buffer("B0", B.detach().clone() if residual else None)
+
+    def factors(self):
+        """(A, B) as plain matrices (r, d_in), (d_out, r), gradients attached."""
+        return self.A, self.B
+
+    def start(self):
+        """(A0, B0) of a residual start, or None."""
+        return None if self.A0 is None else (self.A0, self.B0)
+
+    def drop(self, x, base):
+        return x if isinstance(base, nn.Embedding) else self.dropout(x)
+
+    def low_rank(self, x, base):
+        """scale · (B A − B0 A0) x, for an x whose dropout has been applied."""
+        A, B = self.factors()
+        out = F.linear(project(x, A, base), B) * self.scale  # (…, d_in) -> (…, r) -> (…, d_out)
+        if self.start() is not None:
+            A0, B0 = self.start()
+            out = out - F.linear(project(x, A0, base), B0) * self.scale
+        return out
+
+    def change(self, x, y, base):
+        return self.low_rank(self.drop(x, base), base)
+
+    def product(self):
+        """scale · (B A − B0 A0) as a matrix (d_out, d_in), in float32 or wider."""
+        A, B = (m.float() if m.dtype in (torch.float16, torch.bfloat16) else m for m in self.factors())
+        dW = self.scale * (B @ A)
+        if self.start() is not None:
+            A0, B0 = self.start()
+            dW = dW - self.scale * (B0.to(dW.dtype) @ A0.to(dW.dtype))
+        return dW
+
+    @torch.no_grad()
+    def delta(self, base):
+        return self.product()
+
+    @torch.no_grad()
+    def as_lora(self):
+        """(A, B, r) of the plain LoRA with the same ΔW and the same scale: a residual start doubles the rank."""
+        A, B = self.factors()
+        if self.start() is not None:
+            A0, B0 = self.start()
+            A, B = torch.cat([A, A0]), torch.cat([B, -B0], dim=1)
+        return A.contiguous(), B.contiguous(), A.shape[0]
+
+
+class BlockLowRank(LowRank):
+    """One LowRank per chosen slice of a fused layer's output, each with an A of its own.
+
+    A (n·r, d_in) stacks the n slices' A. B (n, d_slice, r) holds their B. The equivalent plain LoRA has rank
+    n·r with B placed block by block (METHODS: the exact map between loralib's MergedLinear and a fused layer).
+    """
+
+    def __init__(self, A, B, scale, rows, d_out, dropout=0.0, residual=False):
+        super().__init__(A, B, scale, dropout, residual)
+        self.d_out = d_out
+        self.register_buffer(
+            "rows", rows, persistent=False
+        )  # (n · d_slice,) output rows that the blocks change
+
+    def _placed(self, B):
+        blocks = torch.block_diag(*B)  # (n · d_slice, n · r)
+        return blocks.new_zeros(self.d_out, blocks.shape[1]).index_copy(0, self.rows, blocks)
+
+    def factors(self):
+        return self.A, self._placed(self.B)
+
+    def start(self):
+        return None if self.A0 is None else (self.A0, self._placed(self.B0))
+
+
+class DoRA(LowRank):
+    """W = m ⊙ V / ‖V‖ with V = W0 + scale · B A, one norm per output row.   Liu et al. 2024, eq. 5.
+
+    m (d_out) is learned and starts at ‖W0‖, so the start is exact. The norm counts as a constant in the
+    backward pass (their §4.3).
+    """
+
+    def __init__(self, A, B, scale, base, dropout=0.0, residual=False):
+        super().__init__(A, B, scale, dropout, residual)
+        self.m = nn.Parameter(self.row_norm(base).clone())
+
+    @torch.no_grad()
+    def row_norm(self, base):
+        dW = self.product()
+        return torch.linalg.norm(weight_of(base).to(dW.dtype) + dW, dim=1)  # (d_out,)
+
+    def change(self, x, y, base):
+        dropped = self.drop(x, base)
+        gain = self.m / self.row_norm(base)
+        if self.training and self.dropout.p and dropped is not x:
+            W0x = F.linear(dropped, weight_of(base))  # dropout acts on all that the adapter sees
+        else:
+            W0x = y if getattr(base, "bias", None) is None else y - base.bias
+        return (gain - 1) * W0x + gain * self.low_rank(dropped, base)
+
+    @torch.no_grad()
+    def delta(self, base):
+        dW = self.product()
+        W0 = weight_of(base).to(dW.dtype)
+        V = W0 + dW
+        return (self.m / torch.linalg.norm(V, dim=1))[:, None] * V - W0
+
+    def as_lora(self):
+        raise ValueError(
+            "a DoRA update is not low-rank: its magnitudes rescale every row of W0. "
+            "Save it with its magnitudes, or merge it; only plain LoRA updates can be added up or converted."
+        )
+
+
+class Projected(Update):
+    """ΔW = reshape(P θ), one short vector θ (d) for all layers, P fixed and random.   Li et al. 2018, eq. 2.
+
+    P is sparse: each weight takes one entry of θ with a random sign, so the columns of P are orthogonal.
+    `spread` is the common length 1/√(weights per entry) that makes those columns unit vectors on average.
+    """
+
+    changes_weight = True
+
+    def __init__(self, theta, base, spread, generator):
+        super().__init__()
+        self.theta = theta  # shared between layers
+        shape = weight_of(base).shape
+        entry = torch.randint(theta.numel(), shape, generator=generator, dtype=torch.int32)
+        sign = torch.randint(2, shape, generator=generator, dtype=torch.int8) * 2 - 1
+        self.register_buffer("entry", entry.to(base.weight.device), persistent=False)
+        self.register_buffer("sign", sign.to(base.weight.device), persistent=False)
+        self.spread = spread
+
+    def matrix(self):
+        """P θ as (d_out, d_in), gradients attached."""
+        return (
+            self.theta.index_select(0, self.entry.flatten()).view(self.entry.shape) * self.sign * self.spread
+        )
+
+    def change(self, x, y, base):
+        if isinstance(base, nn.Embedding):
+            return project(x, self.matrix(), base)
+        return F.linear(x.to(self.theta.dtype), self.matrix())
+
+    @torch.no_grad()
+    def delta(self, base):
+        return self.matrix().detach()
+
+
+class Whole(Update):
+    """A trainable copy of the whole layer, used in its place: full fine-tuning, one layer at a time.
+
+    The frozen layer stays beside it, so that the base model can be had back bit for bit.
+    """
+
+    replaces = changes_weight = True
+
+    def __init__(self, copy):
+        super().__init__()
+        self.copy = copy.requires_grad_(True)
+
+    def forward(self, x, y, base):
+        return self.copy(x)
+
+    @torch.no_grad()
+    def delta(self, base):
+        return weight_of(self.copy).float() - weight_of(base).float()
