@@ -10,6 +10,7 @@ from importlib import import_module
 
 # function -> module of this folder. A function may not have the name of a module: the module would hide it.
 _HOMES = {
+    "loss_curve": "curves",
     "spectrum": "spectra",
 }
 __all__ = sorted(_HOMES)
