@@ -93,8 +93,8 @@ class Exercise:
     def card_markdown(self) -> str:
         """The card, one line, as it stands in the notebook's Markdown cell; a test compares the two."""
         dots = "●" * self.difficulty + "○" * (3 - self.difficulty)
-        known = f"*you need:* {self.needs} · *you will know:* {self.know}"
-        return f"{dots} · {self.minutes} minutes · {known}"
+        known = f"**you need** {self.needs} · **you will know** {self.know}"
+        return f"**Difficulty** {dots} · **{self.minutes} minutes** · {known}"
 
     def fresh_cases(self) -> list[tuple]:
         """The same cases each time, drawn from a generator of this exercise's own, never a global one."""

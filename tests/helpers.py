@@ -46,5 +46,6 @@ def assert_notebook_shows(exercises, notebook: str):
         assert sum(f'check("{exercise.id}"' in c for c in code) == 1, f"{exercise.id}: exactly one check cell"
         page = "\n".join(texts)
         after = page[page.index(f":label: {exercise.id}") :].split("{exercise}")[0]
-        assert after.count("<summary>Hint") == 2, f"{exercise.id}: two hints"
+        hints = re.findall(r"<summary>[^<]*hint|\{dropdown\}[^\n]*hint", after, flags=re.IGNORECASE)
+        assert len(hints) == 2, f"{exercise.id}: two hints, not {len(hints)}"
         assert f"{{solution}} {exercise.id}" in after, f"{exercise.id}: a solution"

@@ -539,7 +539,8 @@ def test_every_exercise_of_the_book_is_well_formed():
 
 
 def test_the_card_is_one_line_of_markdown():
-    assert DELTA.card_markdown() == "●●○ · 8 minutes · *you need:* a product · *you will know:* its shape"
+    card = "**Difficulty** ●●○ · **8 minutes** · **you need** a product · **you will know** its shape"
+    assert DELTA.card_markdown() == card
 
 
 def test_a_result_shows_itself_as_text_and_as_html_without_running_what_it_quotes():
