@@ -1,7 +1,7 @@
 """Question 2, *start*: what are A (r × d_in) and B (d_out × r) at step 0?
 
-Two families. A *zero* start makes one factor random and the other zero, so ΔW = 0. A *spectral* start fills both
-from W0 itself; the product is then taken away again (a residual start), so ΔW = 0 as well.
+Two families. A *zero* start makes one factor random and the other zero, so ΔW = 0. A *spectral* start fills
+both from W0 itself; the product is then taken away again (a residual start), so ΔW = 0 as well.
 """
 
 import math
@@ -39,13 +39,23 @@ def initial_factors(init, W0, r, scale, generator):
     if not torch.isfinite(W).all():
         raise ValueError(f"init={init!r} factors the weight, which holds NaN or Inf. Choose init='kaiming'.")
     if init == "pissa":
-        U, S, Vt = torch.linalg.svd(W, full_matrices=False)
-        root = (S[:r] / scale).sqrt()
-        return root[:, None] * Vt[:r], U[:, :r] * root
+        return pissa(W, r, scale)
     if init == "olora":
-        Q, R = torch.linalg.qr(W)
-        return R[:r].contiguous(), Q[:, :r].contiguous()
+        return olora(W, r)
     raise ValueError(f"init={init!r} is not one of {', '.join(INITS)}.")
+
+
+def pissa(W, r, scale):
+    """A (r, d_in), B (d_out, r) with scale · B A = the best rank-r copy of W.   Meng et al. 2024."""
+    U, S, Vt = torch.linalg.svd(W, full_matrices=False)
+    root = (S[:r] / scale).sqrt()  # each factor takes half of σ and half of the scale
+    return root[:, None] * Vt[:r], U[:, :r] * root
+
+
+def olora(W, r):
+    """A = first r rows of R, B = first r columns of Q, where W = Q R.   Büyükakyüz 2024."""
+    Q, R = torch.linalg.qr(W)
+    return R[:r].contiguous(), Q[:, :r].contiguous()
 
 
 def embedding_factors(V, d, r, generator):
@@ -58,7 +68,7 @@ def uniform(shape, bound, generator):
 
 
 def orthogonal(d_out, d_in, r, generator):
-    """A and B whose inner bases are the odd and the even rows of one orthogonal matrix: both random, B A = 0."""
+    """A and B whose inner bases are odd and even rows of one orthogonal matrix: both random, B A = 0."""
     Q, _ = torch.linalg.qr(torch.randn(r, r, generator=generator))
     A = Q[0::2].T @ torch.randn(r // 2, d_in, generator=generator) / 10
     B = torch.randn(d_out, r // 2, generator=generator) @ Q[1::2] / 10
