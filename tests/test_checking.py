@@ -141,6 +141,11 @@ def endless(A, B, alpha, r):
             pass
 
 
+def endless_at_first(A, B, alpha, r):
+    while A.shape == (2, 3):
+        pass
+
+
 def endless_talk(A, B, alpha, r):
     while True:
         print("still here " * 100)
@@ -169,6 +174,7 @@ def adds_in_place_and_is_wrong(A, B, alpha, r):
     [
         (endless, "time", ["0.5 seconds", "stopped"]),
         (endless_talk, "time", ["stopped"]),
+        (endless_at_first, "time", ["stopped"]),
         (generator, "generator", ["generator"]),
         (forgets_to_return, "no return", ["`return`"]),
         (adds_in_place, "mutation", ["Right numbers, once", "`B` itself changed"]),
@@ -283,6 +289,12 @@ def test_a_mistake_that_fits_only_some_cases_is_not_claimed():
 def test_a_mistake_that_no_case_can_tell_from_the_reference_is_never_claimed():
     same = dataclasses.replace(DELTA, mistakes=[Mistake("same", lambda *a: delta(*a) * 1, "Never said.")])
     assert says(delta, same).passed
+
+
+def test_a_mistake_that_changes_its_input_does_not_spoil_the_next_one():
+    spoils = Mistake("spoils", lambda A, B, alpha, r: A.fill(0), "Never said.")
+    exercise = dataclasses.replace(DELTA, mistakes=[spoils, *DELTA.mistakes])
+    assert says(lambda *a: delta(*a) + 1.0, exercise).message == "Nothing is added here."
 
 
 # ---- general patterns ----------------------------------------------------------------------------
@@ -559,6 +571,11 @@ def test_checking_loads_numpy_only():
 def test_the_sandbox_keeps_errors_and_values():
     assert sandbox.run(lambda a, b: a + b, (1, 2)).value == 3
     assert isinstance(sandbox.run(lambda: [][0], ()).error, IndexError)
+
+
+def test_a_loop_that_prints_does_not_fill_the_memory():
+    outcome = sandbox.run(endless_talk, (1, 2, 3, 4), 0.2)
+    assert outcome.timed_out and len(outcome.printed) == 2000
 
 
 # ---- the helper that chapter tests rely on can fail ----------------------------------------------

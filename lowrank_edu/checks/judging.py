@@ -95,7 +95,7 @@ def _judge(exercise, answer, cases, outcomes, changed):
         return correct(exercise)
     also = f" Also, `{changed}` itself changed while your code ran; work on a new value." if changed else ""
     for mistake in exercise.mistakes:
-        if _same_mistake(exercise, mistake, cases, pairs):
+        if _same_mistake(exercise, mistake, cases, outcomes):
             return f"mistake: {mistake.name}", mistake.sentence + also
     first = right.index(False)
     diagnosis, message = _explain(exercise, answer, cases[first], *pairs[first])
@@ -104,20 +104,16 @@ def _judge(exercise, answer, cases, outcomes, changed):
     return diagnosis, message + also
 
 
-def _same_mistake(exercise, mistake, cases, pairs) -> bool:
-    """The learner got what the mistake gets on every case, and on at least one the reference gets another."""
-    differs = False
-    for case, (got, want) in zip(cases, pairs, strict=True):
+def _same_mistake(exercise, mistake, cases, outcomes) -> bool:
+    """The learner got what the mistake gets, on every case; the same exception with the same text counts."""
+    for case, got in zip(cases, outcomes, strict=True):
         wrong = _call(exercise, mistake.wrong, case)
         if wrong.error is not None or got.error is not None:
             if type(wrong.error) is not type(got.error) or str(wrong.error) != str(got.error):
                 return False
-            differs = True
         elif not exercise.compare(got.value, wrong.value):
             return False
-        else:
-            differs = differs or not exercise.compare(want.value, wrong.value)
-    return differs
+    return True
 
 
 def _explain(exercise, answer, case, outcome, want):
