@@ -336,6 +336,7 @@ def values(reference, **more):
     [
         (4.0, 2.0, "factor 2"),
         (25.0, 0.25, "factor 100"),
+        (24, 3, "factor 8"),
         (3.0 / np.log(2), 3.0, "factor 1/ln 2"),
         (9.0, 3.0, "squared"),
         (3.0, 9.0, "root"),
@@ -529,8 +530,9 @@ def test_an_option_without_a_sentence_is_refused():
 
 def test_an_unknown_id_is_the_pages_mistake_and_names_the_nearest(monkeypatch):
     monkeypatch.setattr(exercises, "chapters", lambda: ["ch00"])
-    monkeypatch.setattr(exercises, "chapter", lambda name: [DELTA, COUNT, CHOICE])
-    assert lo.exercises() == ["ch00-delta", "ch00-count", "ch00-choice"]
+    other = dataclasses.replace(COUNT, id="ch00-zzz")
+    monkeypatch.setattr(exercises, "chapter", lambda name: [COUNT, CHOICE, other, DELTA])
+    assert lo.exercises() == ["ch00-count", "ch00-choice", "ch00-zzz", "ch00-delta"]
     assert lo.check("ch00-delta", delta).passed
     with pytest.raises(ValueError, match=r"'ch00-detla'\. Nearest: ch00-delta"):
         lo.check("ch00-detla", delta)
