@@ -1,6 +1,6 @@
-"""The controls of a figure, as data: a page figure writes them as HTML, a live panel can read the same fields.
+"""The controls of a figure, as data: a page figure writes them as HTML, a live panel reads the same fields.
 
-Every control has a `name` (the key in the figure's state), a `label` that a person reads, and a `start` value.
+Each has a `name` (the key in the figure's state), a `label` that a person reads, and a `start` value.
 """
 
 from dataclasses import dataclass, field
@@ -16,11 +16,15 @@ def _attribute(value):
 def _position(control, values):
     """Where the start value stands in `values`; an error that lists them if it is not there."""
     if len(values) < 2:
-        raise ValueError(f"control {control.name!r} has {len(values)} value(s) to choose from; a control needs two or more. "
-                         f"Leave it out, or give it more values.")
+        raise ValueError(
+            f"control {control.name!r} has {len(values)} value(s) to choose from; a control needs two "
+            f"or more. Leave it out, or give it more values."
+        )
     if control.start not in values:
-        raise ValueError(f"control {control.name!r} starts at {control.start!r}, which is not one of its values "
-                         f"{list(values)}. Choose start= from them.")
+        raise ValueError(
+            f"control {control.name!r} starts at {control.start!r}, which is not one of its values "
+            f"{list(values)}. Choose start= from them."
+        )
     return list(values).index(control.start)
 
 
@@ -43,41 +47,55 @@ class Slider:
             object.__setattr__(self, "start", self.values[0])
         _position(self, self.values)
         if self.labels is not None and len(self.labels) != len(self.values):
-            raise ValueError(f"control {self.name!r} has {len(self.values)} values and {len(self.labels)} labels; "
-                             f"each value needs one label.")
+            raise ValueError(
+                f"control {self.name!r} has {len(self.values)} values and {len(self.labels)} labels; "
+                f"each value needs one label."
+            )
 
     def html(self, prefix):
         plain = isinstance(self.values, range)
         at = _position(self, self.values)
-        low, high, step, value = ((self.values[0], self.values[-1], self.values.step, self.start) if plain
-                                  else (0, len(self.values) - 1, 1, at))
+        low, high, step, value = (
+            (self.values[0], self.values[-1], self.values.step, self.start)
+            if plain
+            else (0, len(self.values) - 1, 1, at)
+        )
         text = escape((self.labels[at] if self.labels else str(self.start)) + self.unit)
         extra = "" if plain else f' data-values="{_attribute(list(self.values))}"'
         extra += f' data-labels="{_attribute(self.labels)}"' if self.labels else ""
         extra += f' data-unit="{escape(self.unit)}"' if self.unit else ""
         extra += f' aria-valuetext="{text}"' if self.labels or self.unit or not plain else ""
-        return (f'<div class="lo-control"><div class="lo-head"><label for="{prefix}-{self.name}">{escape(self.label)}</label>'
-                f'<output for="{prefix}-{self.name}" data-out="{self.name}" aria-live="off">{text}</output></div>'
-                f'<input type="range" id="{prefix}-{self.name}" data-control="{self.name}" '
-                f'min="{low}" max="{high}" step="{step}" value="{value}"{extra}></div>')
+        return (
+            '<div class="lo-control"><div class="lo-head"><label '
+            f'for="{prefix}-{self.name}">{escape(self.label)}</label>'
+            f'<output for="{prefix}-{self.name}" data-out="{self.name}" aria-live="off">{text}</output></div>'
+            f'<input type="range" id="{prefix}-{self.name}" data-control="{self.name}" '
+            f'min="{low}" max="{high}" step="{step}" value="{value}"{extra}></div>'
+        )
 
 
 @dataclass(frozen=True)
 class Replay(Slider):
-    """A slider over the frames of a recording, with ▶ and step buttons. milliseconds: how long each frame stays."""
+    """A slider over the frames of a recording, with ▶ and step buttons; a frame stays for `milliseconds`."""
 
     milliseconds: int = 400
 
     def html(self, prefix):
-        buttons = "".join(f'<button type="button" {attribute} aria-label="{label}">{sign}</button>' for attribute, label, sign in
-                          [('data-by="-1"', "One step back", "◂"), ("data-play", "Play", "▶"),
-                           ('data-by="1"', "One step forward", "▸")])
-        return f'<div data-replay="{self.milliseconds}">{super().html(prefix)}<div class="lo-play">{buttons}</div></div>'
+        buttons = "".join(
+            f'<button type="button" {attribute} aria-label="{label}">{sign}</button>'
+            for attribute, label, sign in [
+                ('data-by="-1"', "One step back", "◂"),
+                ("data-play", "Play", "▶"),
+                ('data-by="1"', "One step forward", "▸"),
+            ]
+        )
+        slider = super().html(prefix)
+        return f'<div data-replay="{self.milliseconds}">{slider}<div class="lo-play">{buttons}</div></div>'
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Radio buttons drawn as a row of buttons. options: {value: what is shown} or a list; state = the value, a string."""
+    """Radio buttons in a row. options: {value: what is shown} or a list; state = the value, a string."""
 
     name: str
     label: str
@@ -87,16 +105,22 @@ class Choice:
     def __post_init__(self):
         options = self.options if isinstance(self.options, dict) else {str(o): str(o) for o in self.options}
         object.__setattr__(self, "options", {str(k): str(v) for k, v in options.items()})
-        object.__setattr__(self, "start", next(iter(self.options), None) if self.start is None else str(self.start))
+        object.__setattr__(
+            self, "start", next(iter(self.options), None) if self.start is None else str(self.start)
+        )
         _position(self, list(self.options))
 
     def html(self, prefix):
         options = "".join(
-            f'<label><input type="radio" name="{prefix}-{self.name}" data-control="{self.name}" value="{escape(value)}"'
-            f'{" checked" if value == self.start else ""}><span>{escape(text)}</span></label>'
-            for value, text in self.options.items())
-        return (f'<fieldset class="lo-control"><legend>{escape(self.label)}</legend>'
-                f'<div class="lo-options">{options}</div></fieldset>')
+            f'<label><input type="radio" name="{prefix}-{self.name}" data-control="{self.name}" '
+            f'value="{escape(value)}"'
+            f"{' checked' if value == self.start else ''}><span>{escape(text)}</span></label>"
+            for value, text in self.options.items()
+        )
+        return (
+            f'<fieldset class="lo-control"><legend>{escape(self.label)}</legend>'
+            f'<div class="lo-options">{options}</div></fieldset>'
+        )
 
 
 @dataclass(frozen=True)
@@ -104,10 +128,15 @@ class Select(Choice):
     """Choice as a drop-down list, for more than six options."""
 
     def html(self, prefix):
-        options = "".join(f'<option value="{escape(value)}"{" selected" if value == self.start else ""}>{escape(text)}</option>'
-                          for value, text in self.options.items())
-        return (f'<div class="lo-control"><label for="{prefix}-{self.name}">{escape(self.label)}</label>'
-                f'<select id="{prefix}-{self.name}" data-control="{self.name}">{options}</select></div>')
+        options = "".join(
+            "<option "
+            f'value="{escape(value)}"{" selected" if value == self.start else ""}>{escape(text)}</option>'
+            for value, text in self.options.items()
+        )
+        return (
+            f'<div class="lo-control"><label for="{prefix}-{self.name}">{escape(self.label)}</label>'
+            f'<select id="{prefix}-{self.name}" data-control="{self.name}">{options}</select></div>'
+        )
 
 
 @dataclass(frozen=True)
@@ -119,13 +148,15 @@ class Toggle:
     start: bool = False
 
     def html(self, prefix):
-        return (f'<div class="lo-control"><label><input type="checkbox" data-control="{self.name}" '
-                f'{"checked" if self.start else ""}>{escape(self.label)}</label></div>')
+        return (
+            f'<div class="lo-control"><label><input type="checkbox" data-control="{self.name}" '
+            f"{'checked' if self.start else ''}>{escape(self.label)}</label></div>"
+        )
 
 
 @dataclass(frozen=True)
 class Button:
-    """A push button; state = how often it was pressed (from 0). In draw, $.changed names the control just used."""
+    """A push button; state = how often it was pressed. In draw, $.changed names the control just used."""
 
     name: str
     label: str

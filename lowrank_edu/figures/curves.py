@@ -19,7 +19,9 @@ def loss_curve(history, floor=None):
         if history.eval_loss:
             ax.plot(history.eval_step, history.eval_loss, "o-", label="held-out texts")
         if floor is not None:
-            ax.axhline(floor, linestyle="--", color=style.INK, linewidth=1, label="floor: entropy of the text")
+            ax.axhline(
+                floor, linestyle="--", color=style.INK, linewidth=1, label="floor: entropy of the text"
+            )
         ax.set_xlabel("step")
         ax.set_ylabel("loss, nats per token")
         ax.set_ylim(bottom=0)

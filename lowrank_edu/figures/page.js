@@ -18,6 +18,7 @@
   $.text = (name, value) => { $(name).textContent = value; };
   $.html = (name, markup) => { $(name).innerHTML = markup; };
   $.attr = (name, attributes) => { const el = $(name); for (const k in attributes) el.setAttribute(k, attributes[k]); };
+  $.meter = (name, share) => $.attr(name, {style: `width:${Math.min(100, 100 * share).toFixed(1)}%;background:var(--${share > 1 ? "b" : "a"})`});
   $.path = points => points.map(([x, y], i) => (i ? "L" : "M") + x.toFixed(1) + " " + y.toFixed(1)).join("");
   $.color = name => getComputedStyle(fig).getPropertyValue("--" + name).trim();
   $.rgb = name => { const n = parseInt($.color(name).slice(1), 16); return [n >> 16, n >> 8 & 255, n & 255]; };

@@ -1,9 +1,9 @@
 """A figure that moves on a page without a kernel: controls + data + a picture + a few lines of JavaScript.
 
-A subject module (`spectra.py`, …) computes the data and writes `draw(state, data, $)`; this module makes the page of it:
-ids that never change, labels, styles for light and dark, keyboard, announcements for screen readers (`page.js`,
-`page.css`). The same HTML comes out on every machine, so a committed notebook output can be compared byte for byte.
-It imports neither torch nor matplotlib.
+A subject module (`spectra.py`, …) computes the data and writes `draw(state, data, $)`; this module makes the
+page of it: ids that never change, labels, styles for light and dark, keyboard, announcements for screen
+readers (`page.js`, `page.css`). The same HTML comes out on every machine, so a committed notebook output can
+be compared byte for byte. It imports neither torch nor matplotlib.
 """
 
 import re
@@ -18,20 +18,40 @@ import numpy as np
 
 from .controls import Button, Choice, Replay, Select, Slider, Toggle
 
-__all__ = ["LIMIT", "Button", "Choice", "Figure", "Replay", "Select", "Slider", "Toggle", "pack", "rounded", "script",
-           "svg", "tile", "tiles"]
+__all__ = [
+    "LIMIT",
+    "Button",
+    "Choice",
+    "Figure",
+    "Replay",
+    "Select",
+    "Slider",
+    "Toggle",
+    "key",
+    "meter",
+    "pack",
+    "rounded",
+    "script",
+    "svg",
+    "tile",
+    "tiles",
+]
 LIMIT = 60_000  # bytes a figure may add to a page
 
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """One figure. `.html` is all of it; `.alt`, `.data`, `.controls` and `.state` describe it to other front ends.
+    """One figure: `.html` is all of it; `.alt`, `.data`, `.controls`, `.state` are for other front ends.
 
-    slug: the id on the page is fig-<slug>.   title: the question it answers.   alt: what the picture shows, one sentence
-    or two.   stage: the picture's markup, drawn for the first state, so that it stands without scripts and in print.
-    panel: what changes beside the controls (`tiles`).   draw: a JavaScript function (state, data, $) => sentence.
-    data: numbers, text, lists, dicts, arrays; floats are rounded to `digits` significant digits.   css: a few extra rules,
-    each beginning with #fig-<slug>.   wide: controls above the picture instead of beside it.
+    slug      the id on the page is fig-<slug>
+    title     the question that it answers;  alt: what the picture shows;  caption: what to try
+    stage     the picture's markup in the first state, so that it stands without scripts and in print
+    panel     what changes beside the controls (`tiles`)
+    draw      a JavaScript function (state, data, $) => sentence for screen readers
+    data      numbers, text, lists, dicts, arrays; floats are rounded to `digits` significant digits
+    css       a few extra rules, each beginning with #fig-<slug>
+    wide      controls above the picture instead of beside it
+
     ValueError: a field is missing, a name is used twice, or the figure weighs more than LIMIT bytes.
     """
 
@@ -68,7 +88,8 @@ class Figure:
         return f"Figure({self.slug!r}, {len(self.html.encode()):,} bytes)"
 
 
-# ---- pieces for the markup --------------------------------------------------------------------------------------
+# ---- pieces for the markup ---------------------------------------------------------------------------------
+
 
 def svg(width, height, body):
     """An <svg> that fills the stage. Text is 12 units: at width ≤ 360 it stays readable on a phone."""
@@ -76,14 +97,28 @@ def svg(width, height, body):
 
 
 def tile(name, value, label):
-    """A large number with a line under it; in draw, $.text(name, …) and $.text(name + "-of", …) change them."""
-    return (f'<div class="lo-tile"><b data-el="{name}">{escape(value)}</b>'
-            f'<span data-el="{name}-of">{escape(label)}</span></div>')
+    """A large number with a line under it; in draw, $.text(name, …) and $.text(name + "-of", …)."""
+    return (
+        f'<div class="lo-tile"><b data-el="{name}">{escape(value)}</b>'
+        f'<span data-el="{name}-of">{escape(label)}</span></div>'
+    )
 
 
 def tiles(*items):
     """Several tiles in a grid: tiles(("energy", "83.1 %", "of the energy is kept"), …)."""
     return f'<div class="lo-tiles">{"".join(tile(*item) for item in items)}</div>'
+
+
+def meter(name, share):
+    """A bar that is filled up to `share`, and turns orange above 1; in draw, $.meter(name, share)."""
+    style = f"width:{min(100, 100 * share):.1f}%;background:var(--{'b' if share > 1 else 'a'})"
+    return f'<div class="lo-meter" aria-hidden="true"><i data-el="{name}" style="{style}"></i></div>'
+
+
+def key(colour, text):
+    """A legend entry: a square of the palette colour 'a' … 'e', and what it stands for."""
+    square = f'<i class="lo-key" style="background:var(--{colour})"></i>'
+    return f'<span class="lo-keyed">{square}{escape(text)}</span>'
 
 
 def script(name):
@@ -92,13 +127,14 @@ def script(name):
     return "\n".join(line.strip() for line in lines if line.strip() and not line.strip().startswith("//"))
 
 
-# ---- data -------------------------------------------------------------------------------------------------------
+# ---- data --------------------------------------------------------------------------------------------------
+
 
 def rounded(value, digits=4, where="data"):
-    """`value` as plain JSON types with floats rounded to `digits` significant digits; below 1e-12 they become 0.
+    """`value` as plain JSON types, floats with `digits` significant digits, and 0 below 1e-12.
 
-    Rounding makes the page the same on every processor. Compute in float64: there the digit after the last one shown
-    differs between machines about once in 10¹⁰ numbers, in float32 about once in a thousand.
+    Rounding makes the page the same on every processor. Compute in float64: there the digit after the last
+    one shown differs between machines about once in 10¹⁰ numbers, in float32 about once in a thousand.
     """
     if isinstance(value, dict):
         return {str(k): rounded(v, digits, f"{where}.{k}") for k, v in value.items()}
@@ -109,8 +145,10 @@ def rounded(value, digits=4, where="data"):
     if isinstance(value, bool | str | int | None):
         return value
     if not isinstance(value, float):
-        raise ValueError(f"{where} is a {type(value).__name__}; a figure's data are numbers, text, lists, dicts and numpy "
-                         f"arrays. Convert it first, a tensor with .double().numpy().")
+        raise ValueError(
+            f"{where} is a {type(value).__name__}; a figure's data are numbers, text, lists, dicts and numpy "
+            f"arrays. Convert it first, a tensor with .double().numpy()."
+        )
     if not np.isfinite(value):
         raise ValueError(f"{where} is {value}, which JSON cannot hold. Leave it out, or use None for a gap.")
     if abs(value) < 1e-12:
@@ -120,23 +158,29 @@ def rounded(value, digits=4, where="data"):
 
 
 def pack(array, lo=None, hi=None):
-    """A matrix as base64 bytes: int8 arrays exactly, others in 256 levels from lo to hi (default: its own range).
+    """A matrix as base64 bytes: int8 exactly, others in 256 levels from lo to hi (default: its own range).
 
-    In draw it is a Float32Array with .shape. Values outside lo … hi are clipped. Compute floats in float64 (see `rounded`).
+    In draw it is a Float32Array with .shape. Values outside lo … hi are clipped. Compute floats in float64
+    (see `rounded`).
     """
     array = np.asarray(array)
     if array.dtype == np.int8:
         return {"$packed": b64encode(array.tobytes()).decode(), "shape": list(array.shape), "signed": True}
     if array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"cannot pack an array of shape {array.shape} that is empty or not finite. Check how it was made.")
+        raise ValueError(
+            f"cannot pack an array of shape {array.shape} that is empty or not finite. Check how it was made."
+        )
     lo, hi = float(array.min() if lo is None else lo), float(array.max() if hi is None else hi)
     if hi <= lo:
-        raise ValueError(f"cannot pack with lo={lo} and hi={hi}: hi must be larger. Pass lo= and hi= by hand.")
+        raise ValueError(
+            f"cannot pack with lo={lo} and hi={hi}: hi must be larger. Pass lo= and hi= by hand."
+        )
     levels = np.rint((np.clip(array, lo, hi) - lo) / (hi - lo) * 255).astype(np.uint8)
     return {"$packed": b64encode(levels.tobytes()).decode(), "shape": list(array.shape), "lo": lo, "hi": hi}
 
 
-# ---- the page ---------------------------------------------------------------------------------------------------
+# ---- the page ----------------------------------------------------------------------------------------------
+
 
 @cache
 def _shared(name):
@@ -144,7 +188,7 @@ def _shared(name):
 
 
 def _page(f):
-    """The figure as one piece of HTML. In a script, `<` is written \\u003c: no text in the data can end it."""
+    """The figure as one piece of HTML. Data write `<` as \\u003c, so that no text can end the script."""
     me = f"fig-{f.slug}"
     data = dumps(f.data, ensure_ascii=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
@@ -152,42 +196,67 @@ def _page(f):
     draw = f.draw.replace("</", r"<\/")  # the same in JavaScript, and it cannot end the script either
     side = "".join(control.html(me) for control in f.controls) + f.panel
     side = f'<div class="lo-side">{side}</div>' if side else ""
-    still = "<noscript><p>Scripts are off: the picture shows its first state.</p></noscript>" if f.controls else ""
-    return (f'<figure class="lo-fig{" lo-wide" if f.wide else ""}" id="{me}" aria-labelledby="{me}-title">'
-            f'<style>{_shared("page.css")}{f.css}</style><p class="lo-title" id="{me}-title">{escape(f.title)}</p>'
-            f'<div class="lo-row"><div class="lo-stage" role="img" aria-label="{escape(f.alt)}">{f.stage}</div>{side}</div>'
-            f'<p class="lo-live" aria-live="polite"></p><figcaption>{escape(f.caption)}</figcaption>{still}'
-            f'<script>(\n{_shared("page.js")}\n)(document.currentScript,"{me}",{data},\n{draw}\n)</script></figure>')
+    still = (
+        "<noscript><p>Scripts are off: the picture shows its first state.</p></noscript>"
+        if f.controls
+        else ""
+    )
+    return (
+        f'<figure class="lo-fig{" lo-wide" if f.wide else ""}" id="{me}" aria-labelledby="{me}-title">'
+        f"<style>{_shared('page.css')}{f.css}</style>"
+        f'<p class="lo-title" id="{me}-title">{escape(f.title)}</p>'
+        f'<div class="lo-row"><div class="lo-stage" role="img" aria-label="{escape(f.alt)}">'
+        f"{f.stage}</div>{side}</div>"
+        f'<p class="lo-live" aria-live="polite"></p><figcaption>{escape(f.caption)}</figcaption>{still}'
+        f'<script>(\n{_shared("page.js")}\n)(document.currentScript,"{me}",{data},\n{draw}\n)</script></figure>'
+    )
 
 
 def _check(f):
     if not re.fullmatch(r"[a-z][a-z0-9-]*", f.slug):
-        raise ValueError(f"slug {f.slug!r} cannot be part of an id: use lower-case letters, digits and hyphens, such as "
-                         f"'rank-picture'.")
+        raise ValueError(
+            f"slug {f.slug!r} cannot be part of an id: use lower-case letters, digits and hyphens, such as "
+            f"'rank-picture'."
+        )
     for name in ("title", "alt", "caption", "stage"):
         if not getattr(f, name).strip():
-            raise ValueError(f"figure {f.slug!r} has {name}={getattr(f, name)!r}; a figure needs text there. {_NEEDS[name]}")
+            raise ValueError(
+                f"figure {f.slug!r} has {name}={getattr(f, name)!r}; a figure needs text there. "
+                f"{_NEEDS[name]}"
+            )
     names = [control.name for control in f.controls]
     bad = [name for name in names if names.count(name) > 1 or not re.fullmatch(r"[A-Za-z]\w*", name)]
     if bad:
-        raise ValueError(f"figure {f.slug!r} has the control name {bad[0]!r} twice or badly spelt; names are its keys in "
-                         f"state. Use one plain word for each.")
+        raise ValueError(
+            f"figure {f.slug!r} has the control name {bad[0]!r} twice or badly spelt; names are its keys in "
+            f"state. Use one plain word for each."
+        )
 
 
 def _check_page(f):
     size = len(f.html.encode())
     if size > LIMIT:
         data = len(dumps(f.data))
-        raise ValueError(f"figure {f.slug!r} has {size:,} bytes, {data:,} of them data; a page figure may have {LIMIT:,}. "
-                         f"Show fewer frames, round to fewer digits, or pack() matrices.")
+        raise ValueError(
+            f"figure {f.slug!r} has {size:,} bytes, {data:,} of them data; a page figure may have {LIMIT:,}. "
+            f"Show fewer frames, round to fewer digits, or pack() matrices."
+        )
     foreign = [i for i in re.findall(r'\sid="([^"]*)"', f.html) if not i.startswith(f"fig-{f.slug}")]
     if foreign:
-        raise ValueError(f"figure {f.slug!r} uses id={foreign[0]!r}, which another figure on the page may use too. Mark "
-                         f"elements with data-el= and find them with $(name), or begin the id with fig-{f.slug}-.")
+        raise ValueError(
+            f"figure {f.slug!r} uses id={foreign[0]!r}, which another figure on the page may use too. Mark "
+            f"elements with data-el= and find them with $(name), or begin the id with fig-{f.slug}-."
+        )
     if re.search(r"https?://(?!www\.w3\.org/2000/svg)", f.html):
-        raise ValueError(f"figure {f.slug!r} contains a web address; a figure asks the network for nothing. Embed what it "
-                         f"needs, and put links in the text beside it.")
+        raise ValueError(
+            f"figure {f.slug!r} contains a web address; a figure asks the network for nothing. Embed what it "
+            f"needs, and put links in the text beside it."
+        )
 
 
-_NEEDS = {"title": "Ask the question that it answers.", "alt": "Say what the picture shows, as to a friend on the telephone.",
-          "caption": "Say what to try and what to see.", "stage": "Draw its first state."}
+_NEEDS = {
+    "title": "Ask the question that it answers.",
+    "alt": "Say what the picture shows, as to a friend on the telephone.",
+    "caption": "Say what to try and what to see.",
+    "stage": "Draw its first state.",
+}

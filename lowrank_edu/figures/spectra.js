@@ -1,12 +1,12 @@
 // One path for the bars that are kept, one for those that are lost; tiles beside them.
 (state, data, $) => {
-  const [width, floor, decades] = data.box, name = state.matrix || data.first;
+  const [width, floor, tall, decades] = data.box, name = state.matrix || data.first;
   const {s, top, shape: [m, n]} = data.matrices[name], count = s.length;
   const slider = $.fig.querySelector("[data-control=r]");
   slider.max = count;
   const r = Math.min(state.r, count);
   if (r !== state.r) { slider.value = r; $.all("[data-out=r]")[0].textContent = r; }
-  const height = v => (state.log ? Math.max(0, 1 + Math.log10(Math.max(v, 1e-30)) / decades) : v) * (floor - 14);
+  const height = v => (state.log ? Math.max(0, 1 + Math.log10(Math.max(v, 1e-30)) / decades) : v) * tall;
   const bars = (from, to) => {
     const step = width / count, wide = step - Math.min(2, .25 * step);
     return s.slice(from, to).map((v, k) => `M${((k + from) * step).toFixed(1)} ${floor}v-${height(v).toFixed(1)}h${wide.toFixed(2)}V${floor}z`).join("");
@@ -16,14 +16,15 @@
   $.attr("cut", {d: `M${(r * width / count).toFixed(1)} 8V${floor + 5}`});
   $.html("others", Object.entries(data.matrices).filter(([other]) => other !== name).map(([, o]) =>
     `<path d="${$.path(o.s.map((v, k) => [(k + .5) * width / o.s.length, floor - height(v)]))}"/>`).join(""));
-  $.html("grid", state.log ? [1, 2, 3].map(d => { const y = floor - (1 - d / decades) * (floor - 14);
-    return `<path d="M0 ${y}H${width}" stroke="currentColor" stroke-opacity=".18"/><text x="${width}" y="${y - 3}" text-anchor="end">10⁻${"⁰¹²³"[d]} σ₁</text>`; }).join("") : "");
+  const scale = state.log ? [[0, "1"], [1, "10⁻¹"], [2, "10⁻²"], [3, "10⁻³"]].map(([d, t]) => [d / decades, t]) : [[0, "1"], [.5, "0.5"]];
+  $.html("grid", scale.map(([depth, text]) => { const y = floor - (1 - depth) * tall;
+    return `<path d="M0 ${y}H${width}" stroke="currentColor" stroke-opacity=".22"/><text x="${width + 5}" y="${y + 4}">${text}</text>`; }).join(""));
   const square = values => values.reduce((t, v) => t + v * v, 0), lost = square(s.slice(r)) / square(s), numbers = r * (m + n);
   $.text("energy", $.pct(1 - lost));
   $.text("error", $.pct(Math.sqrt(lost)));
   $.text("params", $.num(numbers));
   $.text("params-of", `numbers instead of ${m} × ${n} = ${$.num(m * n)}`);
-  $.attr("bar", {width: 200 * Math.min(1, numbers / (m * n)), fill: numbers > m * n ? "var(--b)" : "var(--a)"});
+  $.meter("bar", numbers / (m * n));
   $.text("top", $.sig(top));
   $.text("last", `${count} singular values`);
   return `${name}: rank ${r} keeps ${$.num(100 * (1 - lost), 1)} percent of the energy; error ${$.num(100 * Math.sqrt(lost), 1)} percent; ${$.num(numbers)} numbers instead of ${$.num(m * n)}.`;

@@ -1,10 +1,10 @@
-"""Matplotlib pictures that belong on the page: palette, light and dark, and an SVG that is the same on every machine.
+"""Matplotlib pictures that belong on the page: palette, light and dark, an SVG that is the same everywhere.
 
-    with style.book():
-        fig, ax = plt.subplots()
-        ax.plot(x, y)
-    style.picture(fig, "decay", "How fast does it fall?", alt="…", caption="…")     # numbers that never change
-    style.photo(fig, alt="…")                                                     # numbers from a live training run
+with style.book():
+    fig, ax = plt.subplots()
+    ax.plot(x, y)
+style.picture(fig, "decay", "How fast does it fall?", alt="…", caption="…")  # numbers that never change
+style.photo(fig, alt="…")  # numbers from a live training run
 """
 
 import io
@@ -15,7 +15,9 @@ from .page import Figure
 
 INK = "#767676"  # a grey that is readable on white and on black; in an SVG it becomes the colour of the text
 PALETTE = {"a": "#0072b2", "b": "#d55e00", "c": "#009e73", "d": "#cc79a7", "e": "#56b4e9"}  # Okabe & Ito 2008
-_NEUTRAL = {key: INK for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")}
+_NEUTRAL = dict.fromkeys(
+    ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+)
 
 
 @contextmanager
@@ -25,10 +27,19 @@ def book():
     from cycler import cycler
 
     settings = _NEUTRAL | {
-        "figure.figsize": (5.2, 3.0), "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
-        "figure.constrained_layout.use": True, "axes.prop_cycle": cycler(color=list(PALETTE.values())),
-        "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2, "font.size": 10,
-        "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "lowrank_edu",
+        "figure.figsize": (5.2, 3.0),
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+        "figure.constrained_layout.use": True,
+        "axes.prop_cycle": cycler(color=list(PALETTE.values())),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "lines.linewidth": 2,
+        "font.size": 10,
+        "legend.frameon": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "lowrank_edu",
     }
     with mpl.rc_context(settings):
         yield
@@ -37,13 +48,15 @@ def book():
 def picture(fig, slug, title, alt, caption):
     """A matplotlib figure made inside `book()` as a Figure: inline SVG whose ink and palette follow the page.
 
-    Numbers are cut to 2 decimals and ids are counted, so the same data give the same bytes everywhere. Closes fig.
+    Coordinates have 2 decimals and ids are counted: the same data give the same bytes everywhere. Closes fig.
     """
-    return Figure(slug=slug, title=title, alt=alt, caption=caption, stage=clean_svg(_save(fig, "svg").decode(), slug))
+    return Figure(
+        slug=slug, title=title, alt=alt, caption=caption, stage=clean_svg(_save(fig, "svg").decode(), slug)
+    )
 
 
 def photo(fig, alt):
-    """A matplotlib figure as a PNG with readable text on any ground, for numbers that differ between machines. Closes fig."""
+    """A matplotlib figure as a PNG that reads on any ground, for numbers of one machine. Closes fig."""
     return Photo(_save(fig, "png"), alt)
 
 
@@ -52,7 +65,9 @@ class Photo:
 
     def __init__(self, png, alt):
         if not alt.strip():
-            raise ValueError(f"photo has alt={alt!r}; a picture needs a sentence that says what it shows. Pass alt=.")
+            raise ValueError(
+                f"photo has alt={alt!r}; a picture needs a sentence that says what it shows. Pass alt=."
+            )
         self.png, self.alt = png, alt
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -60,29 +75,38 @@ class Photo:
 
 
 def clean_svg(text, slug):
-    """The <svg> element alone: no metadata, ids fig-<slug>-0, -1 …, 2 decimals, currentColor and var(--a) for the palette."""
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<title>.*?</title>", "", text[text.index("<svg"):], flags=re.S)
-    text = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
-    text = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"|(<svg[^>]*?)\sheight="[^"]*"', r"\1\2", text, count=2)
-    text = text.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
-    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
-    names = {}
-    for name in re.findall(r'\sid="([^"]+)"', text):
-        if name in used:
-            names.setdefault(name, f"fig-{slug}-{len(names)}")
-    text = re.sub(r'\sid="([^"]+)"', lambda m: f' id="{names[m[1]]}"' if m[1] in names else "", text)
-    text = re.sub(r'(url\(#|href="#)([^")]+)', lambda m: m[1] + names[m[2]], text)
-    text = re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]) + 0:.2f}".rstrip("0").rstrip("."), text)
-    for key, value in ({"#000000": INK} | {v: f"var(--{k})" for k, v in PALETTE.items()} | {INK: "currentColor"}).items():
-        text = text.replace(key, value)
-    return re.sub(r">\s+<", "><", text).strip()
+    """The <svg> element alone: ids fig-<slug>-0, -1 …, 2 decimals, currentColor and var(--a) … var(--e)."""
+    text = re.sub(r"<(metadata|title|style)\b.*?</\1>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.S)
+    head, body = text.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)[0]
+    body = re.sub(r"<[^>]*>", _clean_tag, body).replace("xlink:href", "href")
+    names = {}  # ids in the order of their use; the others go
+    for name in re.findall(r'(?:url\(#|href="#)([^")]+)', body):
+        names.setdefault(name, f"fig-{slug}-{len(names)}")
+    body = re.sub(r'\sid="([^"]+)"', lambda m: f' id="{names[m[1]]}"' if m[1] in names else "", body)
+    body = re.sub(r'(url\(#|href="#)([^")]+)', lambda m: m[1] + names[m[2]], body)
+    for key, value in [
+        ("#000000", INK),
+        *((v, f"var(--{k})") for k, v in PALETTE.items()),
+        (INK, "currentColor"),
+    ]:
+        body = body.replace(key, value)
+    return f'<svg {box} aria-hidden="true" focusable="false">' + re.sub(r">\s+<", "><", body).strip()
+
+
+def _clean_tag(match):
+    """One tag with 2 decimals (the words between tags stay as they are), no font but the page's, no line breaks."""
+    tag = re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), match[0])
+    tag = re.sub(r"font-family:[^;\"]*;? ?", "", tag)
+    return re.sub(r"\s+", " ", tag).replace("-0 ", "0 ")
 
 
 def _save(fig, kind):
     import matplotlib.pyplot as plt
 
     out = io.BytesIO()
-    empty = {key: None for key in ("Date", "Creator", "Format", "Type")} if kind == "svg" else {"Software": None}
-    fig.savefig(out, format=kind, dpi=160, transparent=True, metadata=empty)
+    empty = dict.fromkeys(("Date", "Creator", "Format", "Type")) if kind == "svg" else {"Software": None}
+    with book():  # text stays text when it is saved, not when it is drawn
+        fig.savefig(out, format=kind, dpi=160, transparent=True, metadata=empty)
     plt.close(fig)
     return out.getvalue()
