@@ -36,15 +36,16 @@ class History:
 
 
 def tokenize(tok, texts, max_length=None):
-    """Texts to training examples: [{"input_ids", "labels"}], LongTensors that end in the end-of-text token.
+    """Texts to training examples: [{"input_ids", "labels"}], LongTensors.
 
-    Longer texts are cut to `max_length` tokens; then the end-of-text token is not added.
+    Every example starts and ends with the end-of-text token, so that its first word is predicted too; the number of
+    target tokens is then the text's own plus one. Longer ones are cut to `max_length`, ending included.
     """
     if isinstance(texts, str):
         raise ValueError("texts is one string; give a list of strings, even for one text: [text].")
-    data = []
+    data, end = [], [tok.eos_token_id]
     for ids in tok(list(texts), add_special_tokens=False)["input_ids"] if texts else []:
-        ids = torch.tensor((ids + [tok.eos_token_id])[:max_length], dtype=torch.long)
+        ids = torch.tensor((end + ids + end)[:max_length], dtype=torch.long)
         data.append({"input_ids": ids, "labels": ids.clone()})
     return data
 
@@ -74,7 +75,7 @@ def token_loss(model, batch):
 
 @torch.no_grad()
 def evaluate(model, data, *, batch_size=32):
-    """Mean loss of `data` in nats per target token, in eval mode; the first token of a text is given, not scored."""
+    """Mean loss of `data` in nats per target token, in eval mode; the first token of an example is given, not scored."""
     _need_data(data)
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
