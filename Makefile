@@ -67,9 +67,46 @@ test-unit: setup  ## the package alone
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests \
 	    --ignore=tests/test_notebooks.py --ignore=tests/test_book.py --ignore=tests/test_browser.py
 
+test-notebooks: setup  ## the chapters: their form, and every output compared with a fresh run
+	$(call say,looking at the chapters)
+	$(PY) -m pytest tests/test_notebooks.py
+	$(call say,running the chapters again and comparing every output)
+	$(PY) tests/strict_nbval.py
+
+test-book: book  ## the rendered book: complete, and a broken reference fails
+	$(call say,testing the rendered book)
+	$(PY) -m pytest tests/test_book.py
+
+test-browser: book  ## every page in a real browser with the network off
+	$(call say,finding a browser)
+	$(PY) tests/browser.py
+	$(call say,opening every page)
+	$(PY) -m pytest tests/test_browser.py
+
+test-portable: setup  ## the chapters on an older processor, with Colab's versions, and with the lowest versions
+	$(call say,running the chapters as an older processor computes them)
+	$(PY) tests/strict_nbval.py --old-processor
+	$(call say,running the chapters with the versions that Colab has)
+	$(PY) tests/portable.py colab
+	$(call say,testing the package with the lowest versions that it allows)
+	$(PY) tests/portable.py lowest
+
 lint: setup  ## read the code with ruff
 	$(call say,reading the code)
 	$(PY) -m ruff check .
+
+# ---------------------------------------------------------------- long runs
+experiments: setup  ## run the long comparisons again and write their results (an hour or more)
+	$(call say,running the experiments of book/experiments)
+	$(PY) book/tools/experiments.py $(only)
+
+benchmark: setup  ## time the package beside PEFT (a quiet machine, some minutes; no test depends on it)
+	$(call say,timing the package beside PEFT)
+	OMP_NUM_THREADS=1 $(PY) tests/benchmarks/beside_peft.py
+
+pretrain: setup  ## pretrain the tiny model again from nothing (an hour or two; continues where it was stopped)
+	$(call say,pretraining the tiny model; stop it when you like and run the same command to continue)
+	OMP_NUM_THREADS=1 $(PY) book/experiments/pretrain.py
 
 zip:  ## the book as one zip, for a class without access to the repository
 	$(call say,writing dist/lowrank-edu.zip)

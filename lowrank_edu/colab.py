@@ -1,7 +1,7 @@
 """What a chapter's first cell calls on Colab after `pip install --no-deps` of this package.
 
-A Colab machine comes with several hundred packages that fit together. Moving one of them (numpy, torch, ipywidgets) breaks
-the others, so this installs only what is absent, and tells pip that everything present stays as it is.
+A Colab machine comes with several hundred packages that fit together. Moving one of them (numpy, torch,
+ipywidgets) breaks the others, so this installs only what is absent and tells pip that the rest stays.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def needed(requirements: list[str], extras: tuple[str, ...] = EXTRAS) -> list:
 def plan(requirements: list, installed: dict[str, str]) -> tuple[list[str], list[str], list[str]]:
     """What to install, what to hold still, and what is too old but not ours to move.
 
-    `requirements` come from :func:`needed`; `installed` maps lower-case names to versions. Returns three lists of
-    requirement strings: `install`, `hold` (``name==version`` for pip's constraints) and `too_old`.
+    `requirements` come from :func:`needed`; `installed` maps lower-case names to versions. Returns three
+    lists of strings: `install`, `hold` (``name==version`` for pip's constraints) and `too_old`.
     """
     install, too_old, moving = [], [], set()
     for requirement in requirements:
@@ -69,8 +69,10 @@ def installed_versions() -> dict[str, str]:
 
 
 def complete(extras: tuple[str, ...] = EXTRAS) -> None:
-    """Install what the chapters need and this machine lacks; say one sentence if that is not possible, else nothing."""
-    install, hold, too_old = plan(needed(metadata.requires("lowrank_edu") or [], extras), installed_versions())
+    """Install what the chapters need and this machine lacks; one sentence if that fails, else silence."""
+    install, hold, too_old = plan(
+        needed(metadata.requires("lowrank_edu") or [], extras), installed_versions()
+    )
     if too_old:
         print(f"This machine keeps its own {', '.join(too_old)}: if a cell fails, choose a newer runtime.")
     if not install:
@@ -78,6 +80,18 @@ def complete(extras: tuple[str, ...] = EXTRAS) -> None:
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder, "constraints.txt")
         constraints.write_text("\n".join(hold) + "\n", "utf-8")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "-c", str(constraints), *install]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-input",
+            "-c",
+            str(constraints),
+            *install,
+        ]
         if subprocess.run(command, capture_output=True).returncode:
-            print(f"Could not add {', '.join(install)} without moving what is here: cells that need them will say so.")
+            print(
+                f"Could not add {', '.join(install)} without moving what is here; cells that need them say so."
+            )

@@ -1,7 +1,7 @@
 """`make book`: run what changed, render, and say where the book is.
 
-Chapters are run by jupyter-cache, which looks at their code only; a change in the package has to be noticed here.
-A kernel that stalls is given one more try; everything that already ran is kept.
+Chapters are run by jupyter-cache, which looks at their code only; a change in the package has to be noticed
+here. A kernel that stalls is given one more try; everything that already ran is kept.
 """
 
 from __future__ import annotations
@@ -44,28 +44,46 @@ def forget_stale_outputs(out: Path) -> None:
 
 
 def render(source: Path, out: Path) -> tuple[int, str]:
-    """Run jupyter-book once, warnings as errors, references checked. Returns its exit code and what it said."""
+    """Run jupyter-book once, warnings as errors, references checked: its exit code and what it said."""
     command = [
         *(sys.executable, "-c", "from jupyter_book.cli.main import main; main()"),
         *("build", str(source), "--path-output", str(out)),
         *("-W", "-n", "--keep-going"),
     ]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     try:
         done = subprocess.run(
-            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=BUILD_TIMEOUT
+            command,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=BUILD_TIMEOUT,
         )
     except subprocess.TimeoutExpired as late:
         text = late.stdout or b""
-        return 124, (text.decode("utf-8", "replace") if isinstance(text, bytes) else text) + "\nthe build timed out"
+        return 124, (
+            text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+        ) + "\nthe build timed out"
     return done.returncode, ANSI.sub("", done.stdout)
+
+
+def report(text: str) -> int:
+    """Print why a build failed: first everything, then the lines that matter."""
+    said = [line for line in text.splitlines() if re.search(r"WARNING|ERROR|Error:", line)]
+    print(text, "The book was not built:", *(said or text.splitlines()[-20:]), sep="\n  ")
+    return 1
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, default=ROOT)
     parser.add_argument("--out", type=Path, default=ROOT, help="the folder that gets _build")
-    parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args(argv)
     began = time.monotonic()
     forget_stale_outputs(options.out)
@@ -73,12 +91,8 @@ def main(argv: list[str] | None = None) -> int:
     if code and STALL.search(text):
         print("a kernel stalled: building once more", flush=True)
         code, text = render(options.source, options.out)
-    if options.verbose or code:
-        print(text)
     if code:
-        said = [line for line in text.splitlines() if re.search(r"WARNING|ERROR|Error:", line)]
-        print("The book was not built:", *(said or text.splitlines()[-20:]), sep="\n  ")
-        return 1
+        return report(text)
     index = options.out / "_build" / "html" / "index.html"
     print(f"the book is ready after {time.monotonic() - began:.0f} s: open {os.path.relpath(index)}")
     return 0

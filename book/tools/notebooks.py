@@ -5,8 +5,8 @@
     python book/tools/notebooks.py --no-run        normalise and set the first cell, keep the outputs
     python book/tools/notebooks.py --check         change nothing; fail if a chapter is not in the normal form
 
-The normal form has the generated first cell, ids that follow from the cells' text, no times, no machine, no stderr:
-the same text run again gives the same file, so a difference in `git diff` is a difference a reader would see.
+The normal form has the generated first cell, ids that follow from the cells' text, no times, no machine, no
+stderr: the same text run again gives the same file, so a difference in `git diff` is one a reader would see.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same order of additions, whatever else the machine is doing
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # the same order of additions, whatever else the machine is doing
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import nbformat
@@ -29,17 +31,28 @@ from setup_cell import ROOT, address, setup_cell, stale_files
 
 CHAPTERS = ROOT / "chapters"
 CELL_TIMEOUT = 300  # seconds; chapter 7 is the longest and takes 180 in all
-STALLS = (CellTimeoutError, DeadKernelError, TimeoutError)  # a kernel that hangs or dies, not code that is wrong
+STALLS = (
+    CellTimeoutError,
+    DeadKernelError,
+    TimeoutError,
+)  # a kernel that hangs or dies, not code that is wrong
 KEPT_METADATA = ("mystnb", "tags", "nbgrader")
 NOTEBOOK_METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-    "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"},
+    "language_info": {
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "pygments_lexer": "ipython3",
+    },
 }
 PROGRESS = re.compile(r"\d+%\||\bit/s\b|\bs/it\b|^\s*$")
 
 
-def execute(nb: nbformat.NotebookNode, folder: Path = CHAPTERS, timeout: int = CELL_TIMEOUT) -> nbformat.NotebookNode:
-    """A copy of `nb` with fresh outputs. A kernel that stalls or dies is tried once more; an error in a cell is raised."""
+def execute(
+    nb: nbformat.NotebookNode, folder: Path = CHAPTERS, timeout: int = CELL_TIMEOUT
+) -> nbformat.NotebookNode:
+    """A copy of `nb` with fresh outputs. A stalled kernel gets one more try; an error is raised."""
     for attempt in (1, 2):
         fresh = nbformat.from_dict(nb)
         client = NotebookClient(
@@ -67,7 +80,7 @@ def first_cell() -> nbformat.NotebookNode:
 
 
 def with_setup(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """`nb` with the generated cell as its first code cell: replaced where tagged `setup`, else put before the first code."""
+    """`nb` with the generated cell first among its code, in place of the one tagged `setup`."""
     code = [i for i, cell in enumerate(nb.cells) if cell.cell_type == "code"]
     tagged = [i for i in code if "setup" in cell_tags(nb.cells[i])]
     new = first_cell()
@@ -125,7 +138,7 @@ def normal_outputs(outputs: list) -> list:
 
 
 def said_on_stderr(nb: nbformat.NotebookNode) -> list[str]:
-    """Lines that cells wrote to stderr, progress bars aside. They are dropped from the page, so the author is told."""
+    """Lines that cells wrote to stderr, progress bars aside: dropped from the page, so the author is told."""
     text = "".join(
         output.text
         for cell in nb.cells
@@ -142,7 +155,9 @@ def dumps(nb: nbformat.NotebookNode) -> str:
 
 
 def chapters(words: list[str]) -> list[Path]:
-    found = [p for p in sorted(CHAPTERS.glob("*.ipynb")) if not words or any(word in p.name for word in words)]
+    found = [
+        p for p in sorted(CHAPTERS.glob("*.ipynb")) if not words or any(word in p.name for word in words)
+    ]
     if not found:
         have = ", ".join(p.stem for p in sorted(CHAPTERS.glob("*.ipynb"))) or "none yet"
         raise SystemExit(f"no chapter matches {' '.join(words) or '*'}; there are: {have}")
@@ -153,7 +168,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("words", nargs="*", help="part of a chapter's file name; none means every chapter")
     parser.add_argument("--no-run", action="store_true", help="normalise only, keep the outputs")
-    parser.add_argument("--check", action="store_true", help="change nothing; fail on a chapter not in the normal form")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; fail if a chapter is not normal"
+    )
     options = parser.parse_args(argv)
     wrong = []
     for path in chapters(options.words):
@@ -174,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"  wrote {path.name}")
     wrong += stale_files(write=not options.check) if not options.words else []
     if options.check and wrong:
-        print(f"not in the normal form: {', '.join(wrong)}. Run `make address` (keeps outputs) or `make notebooks`.")
+        print(f"not in the normal form: {', '.join(wrong)}. Run `make address` (it keeps outputs).")
         return 1
     return 0
 

@@ -13,19 +13,19 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SETUP = '''\
-# The only setup. At home it imports the book's package; on Colab it fetches it first and keeps Colab's own torch.
+SETUP = """\
+# The only setup. At home it imports the book's package; on Colab it fetches it first.
 import glob, importlib.util, os, subprocess, sys
 if not importlib.util.find_spec("lowrank_edu"):
     found = [os.environ.get("LOWRANK_EDU_SOURCE"), *glob.glob("lowrank-edu*.zip"), "git+{url}@{branch}"]
     source = next(filter(None, found))
     os.environ["GIT_TERMINAL_PROMPT"] = "0"
     if subprocess.call([sys.executable, "-m", "pip", "install", "-qqq", "--no-deps", source]):
-        sys.exit(f"Could not fetch {{source}}. Private or moved? Upload lowrank-edu.zip here and run this cell again.")
+        sys.exit(f"Could not fetch {{source}}. Private or moved? Upload lowrank-edu.zip, then run again.")
     import lowrank_edu.colab
     lowrank_edu.colab.complete()  # what the chapters need and Colab lacks, in versions that fit
 import lowrank_edu as lo
-from lowrank_edu import figures'''
+from lowrank_edu import figures"""
 
 
 def address(config: Path = ROOT / "_config.yml") -> tuple[str, str]:

@@ -1,0 +1,98 @@
+"""What the first cell does on Colab: only what is missing is installed, and nothing that is there moves."""
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from lowrank_edu import colab
+
+REQUIREMENTS = [
+    "numpy>=2.0",
+    "torch>=2.9",
+    "tqdm>=4.66",
+    'transformers>=5.10; extra == "gpt2"',
+    'peft>=0.19; extra == "peft"',
+    'lowrank_edu[gpt2]; extra == "peft"',
+    'bitsandbytes>=0.48; extra == "qlora"',
+    'colorama; sys_platform == "nowhere"',
+]
+
+
+def names(requirements):
+    return [requirement.name for requirement in requirements]
+
+
+def test_needed_follows_extras_and_markers():
+    assert names(colab.needed(REQUIREMENTS, ())) == ["numpy", "torch", "tqdm"]
+    assert names(colab.needed(REQUIREMENTS)) == ["numpy", "torch", "tqdm", "transformers", "peft"]
+    assert "bitsandbytes" in names(colab.needed(REQUIREMENTS, ("qlora",)))
+
+
+def test_nothing_to_do_when_all_is_there():
+    have = {
+        "numpy": "2.0.2",
+        "torch": "2.11.0+cu128",
+        "tqdm": "4.67",
+        "transformers": "5.13.0",
+        "peft": "0.20.0",
+    }
+    assert colab.plan(colab.needed(REQUIREMENTS), have) == (
+        [],
+        [f"{n}=={v}" for n, v in sorted(have.items())],
+        [],
+    )
+
+
+def test_what_is_missing_is_installed_and_the_rest_is_held():
+    have = {"numpy": "2.1.3", "torch": "2.11.0+cu128", "transformers": "5.15.0", "jax": "0.7"}
+    install, hold, too_old = colab.plan(colab.needed(REQUIREMENTS), have)
+    assert install == ["tqdm>=4.66", "peft>=0.19"]
+    assert hold == ["jax==0.7", "numpy==2.1.3", "torch==2.11.0+cu128", "transformers==5.15.0"]
+    assert too_old == []
+
+
+def test_an_old_library_is_renewed_but_torch_and_numpy_never():
+    have = {"numpy": "1.26", "torch": "2.4.0", "tqdm": "4.67", "transformers": "5.1", "peft": "0.20"}
+    install, hold, too_old = colab.plan(colab.needed(REQUIREMENTS), have)
+    assert install == ["transformers>=5.10"]
+    assert "transformers==5.1" not in hold and {"numpy==1.26", "torch==2.4.0"} <= set(hold)
+    assert [line.split()[0] for line in too_old] == ["numpy", "torch"]
+
+
+def test_the_metadata_of_this_package_can_be_planned():
+    requirements = colab.needed(metadata.requires("lowrank_edu"))
+    assert {"numpy", "torch", "transformers", "peft"} <= set(names(requirements))
+    assert colab.plan(requirements, colab.installed_versions())[0] == []
+
+
+def test_complete_says_nothing_when_nothing_is_missing(capfd, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("pip was called"))
+    colab.complete()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_complete_says_one_sentence_when_pip_cannot(capsys, monkeypatch):
+    monkeypatch.setattr(colab, "installed_versions", lambda: {"numpy": "2.1.3"})
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1))
+    colab.complete()
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and "keeps its own" in said[0] and "Could not add" in said[1] and "peft" in said[1]
+
+
+def test_the_first_cell_stops_with_one_sentence_when_the_address_is_wrong(tmp_path):
+    """As on a machine without the package: the sentence names the zip, and nothing is half done."""
+    import setup_cell
+
+    cell = setup_cell.setup_cell("https://localhost:9/nobody/nothing", "main")
+    hide = (
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'lowrank_edu' else find(name, *a)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", hide + cell], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
+    assert "lowrank-edu.zip" in done.stderr and "nobody/nothing" in done.stderr
