@@ -22,8 +22,11 @@ FUSED = {"c_attn": ("q", "k", "v")}
 
 
 def seeded(seed, path):
-    """A generator of its own for every layer: adding a layer does not change the start of the others."""
-    return torch.Generator().manual_seed((seed << 32) + zlib.crc32(path.encode()))
+    """A generator of its own for every layer: adding a layer does not change the start of the others.
+
+    Torch's CPU generator keeps 32 bits of its seed, so both are hashed together.
+    """
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {path}".encode()))
 
 
 def pattern_value(pattern, path, default):
