@@ -12,6 +12,8 @@ from importlib import import_module
 _HOMES = {
     "loss_curve": "curves",
     "spectrum": "spectra",
+    "rank_picture": "picture",
+    "block_anatomy": "anatomy",
 }
 __all__ = sorted(_HOMES)
 
