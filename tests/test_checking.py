@@ -297,6 +297,15 @@ def test_a_mistake_that_changes_its_input_does_not_spoil_the_next_one():
     assert says(lambda *a: delta(*a) + 1.0, exercise).message == "Nothing is added here."
 
 
+def test_a_mistake_whose_product_does_not_exist_is_recognised_all_the_same():
+    factors = dataclasses.replace(
+        DELTA, reference=lambda A, B, alpha, r: (B, A), compare=same_product,
+        mistakes=[Mistake("order", lambda A, B, alpha, r: (A, B), "B first, then A.")],
+    )  # fmt: skip
+    assert says(lambda A, B, alpha, r: (2 * B, A / 2), factors).passed
+    assert says(lambda A, B, alpha, r: (A, B), factors).message == "B first, then A."
+
+
 # ---- general patterns ----------------------------------------------------------------------------
 PATTERNS = {
     "transposed": (lambda *a: delta(*a).T, ["(5, 3) expected", "(3, 5)", "transposed"]),
