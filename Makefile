@@ -44,7 +44,7 @@ $(VENV)/.package: pyproject.toml $(VENV)/.pins
 # ---------------------------------------------------------------- the book
 book: setup  ## run the chapters and render the book to _build/html (a second run takes seconds)
 	$(call say,running the chapters and rendering the book)
-	$(PY) book/tools/build.py
+	$(PY) book/tools/make_book.py
 
 serve: book  ## render the book and show it at http://localhost:8000
 	$(call say,the book is at http://localhost:8000 (Ctrl-C ends it))

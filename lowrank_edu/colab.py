@@ -92,6 +92,5 @@ def complete(extras: tuple[str, ...] = EXTRAS) -> None:
             *install,
         ]
         if subprocess.run(command, capture_output=True).returncode:
-            print(
-                f"Could not add {', '.join(install)} without moving what is here; cells that need them say so."
-            )
+            names = ", ".join(install)
+            print(f"Could not add {names} without moving what is here; the cells that need it will say so.")

@@ -3,5 +3,24 @@
 from __future__ import annotations
 
 
+def without_live_code(app, page, template, context, doctree):
+    """Leave out sphinx-thebe, which jupyter-book always adds: it names another host on every page, twice."""
+    for key in ("script_files", "css_files"):
+        context[key] = [item for item in context.get(key, []) if "thebe" not in described(item)]
+
+
+def described(item) -> str:
+    """A script's or stylesheet's file name and inline text, in lower case."""
+    attributes = getattr(item, "attributes", {})
+    return f"{getattr(item, 'filename', item)} {attributes.get('body', '')}".lower()
+
+
+def follow_the_reader(app, config):
+    """Light or dark as the reader's device asks. Without a value the theme logs an error on every page."""
+    config.html_context.setdefault("default_mode", "auto")
+
+
 def setup(app):
+    app.connect("config-inited", follow_the_reader)
+    app.connect("html-page-context", without_live_code, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from build import ROOT, render, report
+from make_book import ROOT, render, report
 
 
 def stage(folder: Path, words: tuple[str, ...] = (), execute: str = "off") -> Path:

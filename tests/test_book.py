@@ -1,0 +1,104 @@
+"""The rendered book: every link inside it leads somewhere, and a broken reference stops the build."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from make_book import package_fingerprint, render
+from preview import stage
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
+PAGES = [TOC["root"], *(page["file"] for part in TOC["parts"] for page in part["chapters"])]
+
+
+def html(page: str) -> str:
+    path = HTML / f"{page}.html"
+    assert path.exists(), f"{page}.html is not rendered: run `make book` first"
+    return path.read_text("utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_inside_the_book_lead_somewhere(page):
+    folder = (HTML / page).parent
+    text = html(page)
+    ids = {page: set(re.findall(r'\sid="([^"]+)"', text))}
+    broken = []
+    for link in re.findall(r'<a\s[^>]*href="([^"]+)"', text):
+        if link.startswith(("http", "mailto:", "javascript:")):
+            continue
+        target, _, mark = link.partition("#")
+        path = (folder / target.split("?")[0]).resolve() if target else HTML / f"{page}.html"
+        if not path.exists():
+            broken.append(link)
+        elif mark and path.suffix == ".html":
+            name = str(path)
+            ids.setdefault(name, set(re.findall(r'\s(?:id|name)="([^"]+)"', path.read_text("utf-8"))))
+            if mark not in ids[name]:
+                broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("chapters/")])
+def test_chapters_have_their_colab_link(page):
+    from setup_cell import address, colab_link
+
+    assert f'href="{colab_link(*address(), page + ".ipynb")}"' in html(page)
+
+
+def test_pages_name_no_other_host_to_load_from():
+    loaded = re.compile(r'<(?:script|img|iframe|source)[^>]+src="(https?:)?//|<link[^>]+href="(https?:)?//')
+    assert [path.name for path in HTML.glob("**/*.html") if loaded.search(path.read_text("utf-8"))] == []
+
+
+def test_the_whole_glossary_is_there():
+    terms = re.findall(r"^(\S.*)\n    \S", (ROOT / "book" / "glossary.md").read_text("utf-8"), flags=re.M)
+    assert len(terms) > 30
+    text = html("book/glossary")
+    assert [
+        term for term in terms if f'id="term-{re.sub(r"[^A-Za-z0-9]+", "-", term).strip("-")}"' not in text
+    ] == []
+
+
+# ---- a reference that leads nowhere stops the build
+
+BROKEN = {
+    "a term": ("See {term}`flux capacitor`.", "flux capacitor"),
+    "a page": ("See {doc}`nowhere`.", "nowhere"),
+    "a function of ours": ("See {py:func}`lowrank_edu.factor.no_such_name`.", "no_such_name"),
+    "a citation": ("See {cite:t}`nobody1900nothing`.", "nobody1900nothing"),
+    "a label": ("See {ref}`no-such-label`.", "no-such-label"),
+    "a Markdown link": ("See [this](nowhere.md).", "nowhere.md"),
+}
+
+
+@pytest.fixture(scope="module")
+def broken_build(tmp_path_factory):
+    """One build of the book's prose with every kind of broken reference on its first page."""
+    folder = stage(tmp_path_factory.mktemp("broken"), words=("no chapter",))
+    page = folder / "book" / "how_to.md"
+    page.write_text("# A page\n\n" + "\n\n".join(text for text, _ in BROKEN.values()) + "\n", "utf-8")
+    return render(folder, folder)
+
+
+def test_broken_references_fail_the_build(broken_build):
+    code, said = broken_build
+    assert code != 0, said[-2000:]
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_each_kind_of_broken_reference_is_named(broken_build, kind):
+    warnings = [line for line in broken_build[1].splitlines() if "WARNING" in line]
+    assert any(BROKEN[kind][1] in line for line in warnings), "\n".join(warnings)
+
+
+def test_the_fingerprint_follows_the_package(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1\n")
+    before = package_fingerprint(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "a.pyc").write_text("noise")
+    assert package_fingerprint(tmp_path) == before
+    (tmp_path / "a.py").write_text("x = 2\n")
+    assert package_fingerprint(tmp_path) != before

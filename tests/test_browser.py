@@ -1,0 +1,187 @@
+"""Every page of the rendered book in a real browser: network off, by keyboard, light and dark, on a phone.
+
+`make book` renders the pages first. Each rule is proved at the end on a page that breaks it.
+"""
+
+from pathlib import Path
+
+import pytest
+from browser import open_browser, served, settle, watched
+
+HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
+EVERY = sorted(str(path.relative_to(HTML)) for path in HTML.glob("**/*.html") if "_static" not in path.parts)
+PAGES = [page for page in EVERY if page != "index.html"]  # that one only leads to the landing page
+CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+KEYS = {"range": ("ArrowRight", "ArrowLeft"), "radio": ("ArrowRight",), "select": ("ArrowDown", "ArrowUp")}
+
+CHECKS = Path(__file__).with_name("page_checks.js").read_text("utf-8")
+
+
+def ask(page, check, argument=None):
+    """The answer of one function of page_checks.js on this page or element."""
+    return page.evaluate(f"argument => (\n{CHECKS}\n).{check}(argument)", argument)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def home():
+    assert (HTML / "index.html").exists(), "the book is not rendered: run `make book` first"
+    with served(HTML) as address:
+        yield address
+
+
+def figures_that_stay(page) -> list[str]:
+    """Controls that, moved by keyboard, change nothing that a person sees."""
+    dead = []
+    for figure in page.query_selector_all("figure.lo-fig"):
+        name = figure.get_attribute("id")
+        for control in figure.query_selector_all("[data-control]"):
+            kind = control.get_attribute("type") or control.evaluate("el => el.tagName.toLowerCase()")
+            if kind == "radio" and not control.is_checked():
+                continue  # arrows move through the group from the one that is chosen
+            keys = KEYS.get(kind, ("Space",))
+            before = ask(page, "seen", figure)
+            for key in keys:
+                control.focus()
+                page.keyboard.press(key)
+                if ask(page, "seen", figure) != before:
+                    break
+            else:
+                dead.append(f"{name}: {control.get_attribute('data-control')} ({kind})")
+    return dead
+
+
+@pytest.mark.parametrize("address", PAGES)
+def test_page_is_whole_with_the_network_off(browser, home, address):
+    """No request to another host, nothing missing, no error, mathematics typeset, figures alive."""
+    with watched(browser, home, viewport=DESK, color_scheme="light", reduced_motion="reduce") as (
+        page,
+        watch,
+    ):
+        page.goto(home + address)
+        settle(page)
+        assert ask(page, "untypeset") == []
+        assert figures_that_stay(page) == []
+        for button in page.query_selector_all("details:not([open]) > summary"):
+            button.evaluate("el => { el.parentElement.open = true; }")
+        settle(page)
+        assert watch.defects() == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("address", PAGES)
+def test_page_fits_a_phone_and_can_be_read(browser, home, address, scheme):
+    """360 pixels wide without sideways scrolling; figures and our own boxes have ink that stands out."""
+    with watched(browser, home, viewport=PHONE, color_scheme=scheme) as (page, watch):
+        page.goto(home + address)
+        settle(page)
+        page.wait_for_timeout(80)  # figures follow the theme a moment later
+        if "bd-article" in page.content():
+            assert page.evaluate("document.documentElement.dataset.theme") == scheme
+        assert ask(page, "wide") == []
+        boxes = "figure.lo-fig, .cost, .admonition, .exercise, details.hint, .lo-check, .lo-card"
+        assert ask(page, "faint", boxes) == []
+        assert watch.defects() == []
+
+
+def test_every_chapter_was_opened_and_has_a_figure_that_moves(browser, home):
+    assert CHAPTERS
+    for address in CHAPTERS:
+        with watched(browser, home) as (page, _):
+            page.goto(home + address)
+            assert page.query_selector_all("figure.lo-fig [data-control]"), (
+                f"{address} has no figure that moves"
+            )
+
+
+def test_the_front_door_leads_to_the_landing_page(browser, home):
+    with watched(browser, home) as (page, watch):
+        page.goto(home)
+        page.wait_for_url("**/book/intro.html")
+        assert watch.defects() == []
+
+
+def test_search_finds_a_page(browser, home):
+    with watched(browser, home) as (page, watch):
+        page.goto(home + "search.html?q=rank")
+        page.wait_for_selector("#search-results li", timeout=10_000)
+        assert watch.defects() == []
+
+
+def test_mathematics_can_be_read_aloud(browser, home):
+    with watched(browser, home) as (page, _):
+        page.goto(home + "book/notation.html")
+        settle(page)
+        count = "document.querySelectorAll('{}').length"
+        assert (
+            page.evaluate(count.format("mjx-assistive-mml math"))
+            == page.evaluate(count.format("mjx-container"))
+            > 0
+        )
+
+
+# ---- each rule can fail
+
+GOOD = """<figure class="lo-fig" id="fig-x"><div><p data-el="out">1</p></div>
+<input type="range" data-control="r" min="1" max="3" value="1" {on}></figure>"""
+MOVES = "oninput=\"document.querySelector('[data-el=out]').textContent = this.value\""
+
+
+@pytest.fixture
+def one_page(tmp_path, browser):
+    """Serve one page with this body; return the open page and its record."""
+    opened = []
+
+    def show(body, **options):
+        (tmp_path / "page.html").write_text(f"<!doctype html><html><body>{body}</body></html>", "utf-8")
+        site = served(tmp_path)
+        home = site.__enter__()
+        watching = watched(browser, home, **options)
+        page, watch = watching.__enter__()
+        opened.extend([(watching, site)])
+        page.goto(home + "page.html")
+        page.wait_for_timeout(100)
+        watch.missing[:] = [url for url in watch.missing if "favicon" not in url]
+        watch.errors[:] = [text for text in watch.errors if "404" not in text or watch.missing]
+        return page, watch
+
+    yield show
+    for watching, site in opened:
+        watching.__exit__(None, None, None)
+        site.__exit__(None, None, None)
+
+
+def test_a_request_to_another_host_is_seen(one_page):
+    _, watch = one_page('<img src="https://example.org/x.png" alt="x">')
+    assert watch.foreign == ["https://example.org/x.png"]
+
+
+def test_a_missing_file_and_an_error_are_seen(one_page):
+    _, watch = one_page('<script src="none.js"></script><script>throw new Error("broken")</script>')
+    assert any("none.js" in url for url in watch.missing)
+    assert any("broken" in text for text in watch.errors)
+
+
+def test_a_dead_control_is_seen(one_page):
+    assert figures_that_stay(one_page(GOOD.format(on=MOVES))[0]) == []
+    assert figures_that_stay(one_page(GOOD.format(on=""))[0]) == ["fig-x: r (range)"]
+
+
+def test_raw_mathematics_is_seen(one_page):
+    assert ask(one_page('<span class="math">\\(x^2\\)</span>')[0], "untypeset") == ["\\(x^2\\)"]
+
+
+def test_a_wide_table_is_seen(one_page):
+    page, _ = one_page('<div style="width:500px">wide</div>', viewport=PHONE)
+    assert ask(page, "wide")
+
+
+def test_faint_text_is_seen(one_page):
+    page, _ = one_page('<figure class="lo-fig" style="background:#fff;color:#999">pale</figure>')
+    assert ask(page, "faint", "figure.lo-fig") == ["pale: 2.8"]
