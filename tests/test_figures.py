@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-import browser as browsers
+import figure_page
 import numpy as np
 import pytest
 
@@ -224,7 +224,7 @@ def test_a_photo_is_compared_by_its_text_only():
 
 @pytest.fixture(scope="module")
 def browser():
-    with browsers.chromium() as found:
+    with figure_page.open_browser() as found:
         yield found
 
 
@@ -233,7 +233,7 @@ def state_of(shown):
 
 
 def test_every_control_moves_the_figure_by_keyboard(browser):
-    shown = browsers.show(browser, small().html)
+    shown = figure_page.show(browser, small().html)
     start = state_of(shown)
     assert start == {"n": 3, "rate": 1e-3, "way": "x", "far": "q", "log": False, "again": 0, "step": 0}
     for name, key in [("n", "ArrowRight"), ("rate", "ArrowLeft"), ("way", "ArrowRight"), ("far", "ArrowUp"),
@@ -249,20 +249,20 @@ def test_every_control_moves_the_figure_by_keyboard(browser):
 
 
 def test_mouse_shortcut_in_the_picture_sets_the_control(browser):
-    shown = browsers.show(browser, small().html)
+    shown = figure_page.show(browser, small().html)
     shown.locator("[data-set]").click()
     assert state_of(shown)["way"] == "y"
     assert shown.locator("input[value=y]").is_checked()
 
 
 def test_replay_plays_to_the_end_and_steps(browser):
-    shown = browsers.show(browser, small().html)
+    shown = figure_page.show(browser, small().html)
     shown.get_by_label("One step forward").press("Enter")
     assert state_of(shown)["step"] == 1
     shown.get_by_label("Play").press("Enter")
     shown.wait_for_function("document.querySelector('[data-control=step]').value === '3'")
     shown.get_by_label("Play").wait_for()  # the button offers to play again
-    still = browsers.show(browser, small().html, reduced_motion="reduce")
+    still = figure_page.show(browser, small().html, reduced_motion="reduce")
     assert not still.locator("[data-play]").is_visible() and still.get_by_label("One step back").is_visible()
 
 
@@ -271,7 +271,7 @@ def test_packed_matrices_arrive(browser):
     levels = np.linspace(-1, 1, 6).reshape(2, 3)
     sent = "[d.a.shape, [...d.a], d.deep[0].shape, [...d.deep[0]]]"
     draw = "(s, d, $) => { $.text('n', JSON.stringify(" + sent + ")); }"
-    shown = browsers.show(browser, small(data={"a": pack(signed), "deep": [pack(levels)]}, draw=draw).html)
+    shown = figure_page.show(browser, small(data={"a": pack(signed), "deep": [pack(levels)]}, draw=draw).html)
     shape, values, shape2, values2 = state_of(shown)
     assert shape == shape2 == [2, 3] and values == signed.ravel().tolist()
     assert np.abs(np.array(values2) - levels.ravel()).max() <= 1 / 255
@@ -283,7 +283,7 @@ def test_numbers_are_printed_as_in_the_book(browser):
         "{ $.text('n', JSON.stringify([$.num(3072), $.num(1.25, 1), $.pct(.8312), $.sig(0.012345), "
         "$.sig(7.2e-9, 2), $.sci(0), $.bytes(1572864), $.path([[0, 1], [2, 3]])])); }"
     )
-    shown = browsers.show(browser, small(draw=draw).html)
+    shown = figure_page.show(browser, small(draw=draw).html)
     assert json.loads(shown.locator("[data-el=n]").text_content()) == [
         "3,072", "1.3", "83.1 %", "0.0123", "7.2 × 10⁻⁹", "0", "1.57 MB", "M0.0 1.0L2.0 3.0",
     ]  # fmt: skip
@@ -293,7 +293,7 @@ def test_the_spectrum_counts_like_numpy(browser):
     rng = np.random.default_rng(3)
     W = rng.normal(size=(20, 12))
     s = np.linalg.svd(W, compute_uv=False)
-    shown = browsers.show(browser, figures.spectrum(W, r=1).html)
+    shown = figure_page.show(browser, figures.spectrum(W, r=1).html)
     for r in (1, 5, 12):
         shown.locator("[data-control=r]").fill(str(r))
         left = (s[r:] ** 2).sum() / (s**2).sum()
@@ -308,7 +308,7 @@ def test_the_still_picture_is_the_first_moving_one(browser):
     kinds = ["kept", "lost", "cut"]
     html = a_spectrum(r=4).html
     still = [re.search(rf'data-el="{kind}"[^>]*\sd="([^"]*)"', html)[1] for kind in kinds]
-    shown = browsers.show(browser, html)
+    shown = figure_page.show(browser, html)
     for kind, path in zip(kinds, still, strict=True):
         numbers = [np.array(re.findall(r"-?[\d.]+", p), float) for p in
                    (path, shown.locator(f"[data-el={kind}]").get_attribute("d"))]  # fmt: skip
@@ -320,7 +320,7 @@ def test_the_still_picture_is_the_first_moving_one(browser):
 @pytest.mark.parametrize("theme, blue", [("light", "rgb(0, 114, 178)"), ("dark", "rgb(86, 180, 233)")])
 @pytest.mark.parametrize("width", [360, 760])
 def test_light_and_dark_wide_and_narrow(browser, theme, blue, width):
-    shown = browsers.show(browser, a_spectrum().html + small().html + a_plot().html, width, theme)
+    shown = figure_page.show(browser, a_spectrum().html + small().html + a_plot().html, width, theme)
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
     fill = "getComputedStyle(document.querySelector('[data-el=kept]')).fill"
     assert shown.evaluate(fill) == blue
@@ -333,6 +333,6 @@ def test_light_and_dark_wide_and_narrow(browser, theme, blue, width):
 
 
 def test_without_scripts_the_first_state_stands(browser):
-    shown = browsers.show(browser, a_spectrum(r=4).html, script=False)
+    shown = figure_page.show(browser, a_spectrum(r=4).html, script=False)
     assert shown.locator("[data-el=kept]").is_visible()
     assert "Scripts are off" in shown.locator("noscript").inner_text()

@@ -14,6 +14,8 @@ _HOMES = {
     "spectrum": "spectra",
     "rank_picture": "picture",
     "block_anatomy": "anatomy",
+    "learning_map": "scale_map",
+    "start_race": "races",
 }
 __all__ = sorted(_HOMES)
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from .page import Figure
 
 INK = "#767676"  # a grey that is readable on white and on black; in an SVG it becomes the colour of the text
-PALETTE = {"a": "#0072b2", "b": "#d55e00", "c": "#009e73", "d": "#cc79a7", "e": "#56b4e9"}  # Okabe & Ito 2008
+PALETTE = {"a": "#0072b2", "b": "#d55e00", "c": "#009e73", "d": "#cc79a7", "e": "#6f6f6f"}  # Okabe & Ito 2008
 _NEUTRAL = dict.fromkeys(
     ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
 )
@@ -85,17 +85,14 @@ def clean_svg(text, slug):
         names.setdefault(name, f"fig-{slug}-{len(names)}")
     body = re.sub(r'\sid="([^"]+)"', lambda m: f' id="{names[m[1]]}"' if m[1] in names else "", body)
     body = re.sub(r'(url\(#|href="#)([^")]+)', lambda m: m[1] + names[m[2]], body)
-    for key, value in [
-        ("#000000", INK),
-        *((v, f"var(--{k})") for k, v in PALETTE.items()),
-        (INK, "currentColor"),
-    ]:
-        body = body.replace(key, value)
+    for name, colour in PALETTE.items():
+        body = body.replace(colour, f"var(--{name})")
+    body = body.replace("#000000", "currentColor").replace(INK, "currentColor")
     return f'<svg {box} aria-hidden="true" focusable="false">' + re.sub(r">\s+<", "><", body).strip()
 
 
 def _clean_tag(match):
-    """One tag with 2 decimals (the words between tags stay as they are), no font but the page's, no line breaks."""
+    """One tag with 2 decimals, the page's font, no line breaks; the words between tags stay as is."""
     tag = re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), match[0])
     tag = re.sub(r"font-family:[^;\"]*;? ?", "", tag)
     return re.sub(r"\s+", " ", tag).replace("-0 ", "0 ")
