@@ -139,7 +139,7 @@ def _values():
 def _inner(text, style):
     """Words between the style's marks, and the style; a text that does not start with a space is no story."""
     seen = words(text)
-    if join(seen) != text:
+    if not seen or join(seen) != text:
         return None, None
     if style is None:
         return seen, None

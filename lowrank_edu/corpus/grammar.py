@@ -159,17 +159,17 @@ class Grammar:
         total, stack = -math.inf, [(0, 0.0, {}, (Call(start), None))]
         while stack:
             at, logp, env, todo = stack.pop()
-            at, todo = _match(text_words, at, todo, style)
-            if at < 0:
+            at, todo, matched = _match(text_words, at, todo, style)
+            if not matched:
                 continue
             if todo is None:
                 if at == len(text_words):
-                    total = max(total, logp) + math.log1p(math.exp(-abs(total - logp))) if total > -math.inf else logp
+                    total = _log_add(total, logp)
                 continue
-            for lp, env2, body, _ in self.branches(todo[0], env):
+            for lp, grown, body, _ in self.branches(todo[0], env):
                 rest = _push(body, todo[1])
                 if _may_follow(text_words, at, rest, style):
-                    stack.append((at, logp + lp, env2, rest))
+                    stack.append((at, logp + lp, grown, rest))
         return total
 
     # -- read --------------------------------------------------------------------------------------
@@ -182,25 +182,22 @@ class Grammar:
             while layer and limit > 0:
                 at, env, broken, todo = layer.pop()
                 limit -= 1
-                at, todo, reached = *_match(text_words, at, todo, style), at
-                if at < 0:
-                    reached = -at - 1
-                    if reached > best.position:
-                        best = Reading(False, reached, broken, env)
+                at, todo, matched = _match(text_words, at, todo, style)
+                if at > best.position:
+                    best = Reading(False, at, broken, env)
+                if not matched:
                     continue
                 if todo is None:
                     if at == len(text_words):
                         return Reading(True, at, broken, env)
                     continue
-                if at > best.position:
-                    best = Reading(False, at, broken, env)
-                for lp, env2, body, bad in self.branches(todo[0], env, strict=False):
+                for _, grown, body, bad in self.branches(todo[0], env, strict=False):
                     rest = _push(body, todo[1])
                     if _may_follow(text_words, at, rest, style):
                         new = broken if bad is None else broken | {bad}
-                        (layer if len(new) == broken_count else later).append((at, env2, new, rest))
+                        (layer if len(new) == broken_count else later).append((at, grown, new, rest))
             broken_count += 1
-            layer = [s for s in later if len(s[2]) == broken_count]
+            layer = later                            # each hole breaks at most one promise more
         return best
 
 
@@ -221,14 +218,20 @@ def _push(body, todo):
 
 
 def _match(text, at, todo, style):
-    """Consume literal words; (new position, rest), or (−1 − position, rest) at the first mismatch."""
+    """Consume literal words: (position reached, what is left to do, did all of them match?)."""
     while todo is not None and isinstance(todo[0], str):
         for w in (todo[0],) if style is None else style(todo[0]):
             if at >= len(text) or text[at] != w:
-                return -1 - at, todo
+                return at, todo, False
             at += 1
         todo = todo[1]
-    return at, todo
+    return at, todo, True
+
+
+def _log_add(a: float, b: float) -> float:
+    """log(eᵃ + eᵇ), also where one of them is −∞."""
+    low, high = sorted((a, b))
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
 
 
 def _may_follow(text, at, todo, style) -> bool:
