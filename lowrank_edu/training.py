@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm  # the text bar: a widget bar is dead on a page, and its text differs from run to run
 
 
 @dataclass
@@ -27,22 +27,27 @@ class History:
         return loss_curve(self, floor)
 
     def to_csv(self, path):
-        """Write one row per step: step, loss, eval_loss (empty where no evaluation was made)."""
-        seen = dict(zip(self.eval_step, self.eval_loss, strict=True))
+        """Write one row per step: step, loss, eval_loss (empty where there is none, as is the loss of step
+        0)."""
+        losses = dict(zip(self.step, self.loss, strict=True))
+        evals = dict(zip(self.eval_step, self.eval_loss, strict=True))
         with open(path, "w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(["step", "loss", "eval_loss"])
-            rows.writerows([s, value, seen.get(s, "")] for s, value in zip(self.step, self.loss, strict=True))
+            rows.writerows([s, losses.get(s, ""), evals.get(s, "")] for s in sorted({*losses, *evals}))
 
 
 def tokenize(tok, texts, max_length=None):
     """Texts to training examples: [{"input_ids", "labels"}], LongTensors.
 
-    Every example starts and ends with the end-of-text token, so that its first word is predicted too; the number of
-    target tokens is then the text's own plus one. Longer ones are cut to `max_length`, ending included.
+    Every example starts and ends with the end-of-text token, so that its first word is predicted too; the
+    number of target tokens is then the text's own plus one. Longer ones are cut to `max_length`, ending
+    included.
     """
     if isinstance(texts, str):
         raise ValueError("texts is one string; give a list of strings, even for one text: [text].")
+    if max_length is not None and max_length < 2:
+        raise ValueError(f"max_length={max_length}: an example needs a token to see and one to predict.")
     data, end = [], [tok.eos_token_id]
     for ids in tok(list(texts), add_special_tokens=False)["input_ids"] if texts else []:
         ids = torch.tensor((end + ids + end)[:max_length], dtype=torch.long)
@@ -75,7 +80,8 @@ def token_loss(model, batch):
 
 @torch.no_grad()
 def evaluate(model, data, *, batch_size=32):
-    """Mean loss of `data` in nats per target token, in eval mode; the first token of an example is given, not scored."""
+    """Mean loss of `data` in nats per target token, in eval mode; the first token of an example is given,
+    not scored."""
     _need_data(data)
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
@@ -111,20 +117,18 @@ def train(
     schedule    "constant" or "linear" (decay to zero)
     eval_data   evaluated before the first step, every `eval_every` steps and at the end
 
-    Order and dropout follow `seed` alone; the caller's random state is put back. Raises ValueError when nothing is
-    trainable or an adapter is merged, and FloatingPointError with the step when the loss is no longer finite: the
-    parameters are then those before that step.
+    Order and dropout follow `seed` alone; the caller's random state is put back. Raises ValueError when
+    nothing is trainable or an adapter is merged, and FloatingPointError with the step when the loss is no
+    longer finite: the parameters are then those before that step.
     """
     if (steps is None) == (epochs is None):
         raise ValueError(f"steps={steps}, epochs={epochs}: give one of them.")
     _need_data(data)
     if schedule not in ("constant", "linear"):
         raise ValueError(f"schedule={schedule!r} is not 'constant' or 'linear'.")
-    for name, value in (
-        ("batch_size", batch_size),
-        ("steps" if epochs is None else "epochs", steps or epochs),
-    ):
-        if not isinstance(value, int) or value < 1:
+    counts = {"batch_size": batch_size, "steps": steps, "epochs": epochs, "eval_every": eval_every}
+    for name, value in counts.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{name}={value!r}: a whole number ≥ 1.")
     if not lr > 0:
         raise ValueError(f"lr={lr!r}: a learning rate is > 0; adapters usually want 1e-4 to 1e-2.")
@@ -150,10 +154,10 @@ def train(
             batches = _batches(len(data), batch_size, order)
             for step in tqdm(range(1, steps + 1), disable=not progress, desc="training", unit="step"):
                 total, count = token_loss(model, collate([data[i] for i in next(batches)], device))
-                loss = total / count
+                loss = total / max(count, 1)  # a batch may hold no target at all
                 if not torch.isfinite(loss):
                     raise FloatingPointError(
-                        f"the loss is {float(loss)} at step {step}. The parameters are those before this step. "
+                        f"the loss is {float(loss)} at step {step}; the parameters are those before it. "
                         f"The usual cause is a learning rate that is too high: lr={lr}; try a tenth."
                     )
                 optimizer.zero_grad(set_to_none=True)
@@ -195,8 +199,10 @@ def _batches(n, batch_size, generator):
 def _need_data(data):
     if not len(data) or "labels" not in data[0]:
         raise ValueError(
-            "data is a non-empty list of examples with input_ids and labels: make it with tokenize(tok, texts)."
+            "data is a list of examples with input_ids and labels: make it with tokenize(tok, texts)."
         )
+    if not any((example["labels"][1:] != -100).any() for example in data):
+        raise ValueError("data holds no target token: every label after the first is −100 or missing.")
 
 
 @torch.no_grad()
