@@ -4,7 +4,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
+from torch import nn
+
 from .layers import AdaptedLayer
+from .updates import Whole, weight_of
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ def method_of(model, name):
 def adapt(model, method, name="default", *, seed=0):
     """Freeze the model, put `method`'s updates on it under `name`, make them active and trainable.
 
-    Returns a Report. Raises ValueError, with the model as it was, when no layer matches, when the name is taken or
-    is not a plain word, or while another adapter is merged. The same seed gives the same start, layer by layer.
+    Returns a Report. Raises ValueError, with the model as it was, when no layer matches, when the name is
+    taken or is not a plain word, or while another adapter is merged. The same seed gives the same start,
+    layer by layer.
     """
     check_free(model, name)
     updates = method.build(model, seed)
@@ -58,9 +62,10 @@ def adapt(model, method, name="default", *, seed=0):
 
 
 def check_free(model, name):
-    if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name) or hasattr(nn.ModuleDict, name):
         raise ValueError(
-            f"adapter name {name!r}: use letters, digits, '_' and '-', because it names files and modules."
+            f"adapter name {name!r}: use letters, digits, '_' and '-', because it names files and modules; "
+            "names that torch's ModuleDict uses itself, such as 'keys' and 'train', are taken."
         )
     if name in model.__dict__.get("lowrank_methods", {}):
         raise ValueError(
@@ -112,7 +117,10 @@ def report(model, name="default"):
         seen |= {id(p) for p in own}
         numbers[key] += sum(p.numel() for p in own)
     replaced = {
-        id(p) for layer in layers.values() if layer.updates[name].replaces for p in layer.base.parameters()
+        id(p)
+        for layer in layers.values()
+        if isinstance(layer.updates[name], Whole)
+        for p in layer.base.parameters()
     }
     return Report(
         name,
@@ -124,6 +132,4 @@ def report(model, name="default"):
 
 
 def _shape(base):
-    from .updates import weight_of
-
     return "{} × {}".format(*weight_of(base).shape)

@@ -24,6 +24,8 @@ def initial_factors(init, W0, r, scale, generator):
     olora       R_r of W0 = Q R                     Q_r                      Büyükakyüz 2024
     """
     d_out, d_in = W0.shape
+    if W0.is_meta:  # shapes alone, for counting
+        return W0.new_empty(r, d_in), W0.new_empty(d_out, r)
     if init == "kaiming":
         return uniform((r, d_in), 1 / math.sqrt(d_in), generator), torch.zeros(d_out, r)
     if init == "gaussian":

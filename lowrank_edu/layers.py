@@ -1,7 +1,8 @@
-"""A frozen layer and the named updates that sit on it.
+"""A frozen layer and the named updates that sit beside it.
 
 `AdaptedLayer` wraps; it never inherits from the layer and never changes a weight in `train()` or `eval()`.
-Which updates act is plain state (`active`, `enabled`, `rows`, `kept`), set for the whole model by `switching.py`.
+Which updates act is plain state (`active`, `enabled`, `rows`, `kept`), set for the whole model by
+`switching.py`.
 """
 
 import copy
@@ -9,11 +10,16 @@ import copy
 import torch
 from torch import nn
 
-from .updates import store_like, weight_of
+from .updates import Whole, store_like, weight_of
+
+DROPPED = (
+    "the adapter was merged with keep_base=False, so the original weights are gone. "
+    "Load the model again, or merge with keep_base=True next time."
+)
 
 
 class AdaptedLayer(nn.Module):
-    """y = base(x), then each active update in turn: y = update(x, y, base).
+    """y = base(x) + the sum of the active updates, each of which sees only x and base(x).
 
     base     the frozen layer (Linear, Conv1D, Embedding, or any leaf module for updates that replace it)
     updates  {name: Update}
@@ -33,27 +39,43 @@ class AdaptedLayer(nn.Module):
         self.kept = None
         self.merged_names = ()
 
-    def forward(self, x):
-        if self.kept is not None or not self.enabled:
-            return self.base(x)
-        if self.rows is not None:
-            return self._routed(x)
-        names = [name for name in self.active if name in self.updates]
-        y = None if any(self.updates[name].replaces for name in names) else self.base(x)
-        for name in names:
-            y = self.updates[name](x, y, self.base)
-        return y
+    def forward(self, x, *args, **kwargs):
+        if self.rows is not None and self.enabled:
+            return self._routed(x, *args, **kwargs)
+        layer = self.acting
+        y = layer(x, *args, **kwargs)
+        if layer is not self.base or self.kept is not None or not self.enabled:
+            return y
+        changes = [self.updates[name](x, y, self.base) for name in self.active if name in self.updates]
+        return sum(changes, y).to(y.dtype)
 
-    def _routed(self, x):
-        if x.shape[0] != len(self.rows):
+    @property
+    def whole(self):
+        """The active update that replaces the frozen layer, or None."""
+        found = [self.updates[name] for name in self.active if name in self.updates]
+        return next((update for update in found if isinstance(update, Whole)), None)
+
+    @property
+    def acting(self):
+        """The layer that computes y: the frozen one, or its trained copy while that is in use."""
+        whole = self.whole if self.enabled and self.kept is None and self.rows is None else None
+        return self.base if whole is None else whole.copy
+
+    def _routed(self, x, *args, **kwargs):
+        y0 = y = self.base(x, *args, **kwargs)
+        if y.shape[0] != len(self.rows):
             raise ValueError(
-                f"this layer sees a batch of {x.shape[0]} rows, but {len(self.rows)} adapter names were routed. "
-                "Give one name (or None) per row; position embeddings, which are shared by all rows, cannot be routed."
+                f"this layer sees a batch of {y.shape[0]} rows, but {len(self.rows)} names were routed. Give "
+                "one name (or None) per row; position embeddings, which all rows share, cannot be routed."
             )
-        y = self.base(x)
         for name in sorted({n for n in self.rows if n in self.updates}):
-            rows = torch.tensor([i for i, n in enumerate(self.rows) if n == name], device=x.device)
-            y = y.index_copy(0, rows, self.updates[name](x[rows], y[rows], self.base).to(y.dtype))
+            rows = torch.tensor([i for i, n in enumerate(self.rows) if n == name], device=y.device)
+            update = self.updates[name]
+            if isinstance(update, Whole):
+                new = update.copy(x, *args, **kwargs)[rows]
+            else:
+                new = y0[rows] + update(x[rows], y0[rows], self.base)
+            y = y.index_copy(0, rows, new.to(y.dtype))
         return y
 
     def delta(self, name="default"):
@@ -66,45 +88,41 @@ class AdaptedLayer(nn.Module):
     def merge_values(self, names):
         """{parameter name: new value} of the base with these updates baked in; nothing is changed.
 
-        Sums are made in float32 or wider and rounded once to the layer's dtype. Raises ValueError where a value
-        would not be finite (NaN in an adapter, or an overflow of the layer's dtype).
+        Sums are made in float32 or wider and rounded once to the layer's dtype. Raises ValueError where a
+        value would not be finite (NaN in an adapter, or an overflow of the layer's dtype).
         """
-        updates = [self.updates[name] for name in names if name in self.updates]
-        if any(update.replaces for update in updates):
-            if len(updates) > 1:
-                raise ValueError(f"{list(names)}: one of these replaces whole layers. Merge one at a time.")
-            return {key: value.detach() for key, value in updates[0].copy.named_parameters()}
-        new = {}
+        updates, new = [self.updates[name] for name in names], {}
         deltas = [update.delta(self.base) for update in updates if update.changes_weight]
+        shifts = [update.bias for update in updates if update.bias is not None]
+        if self.whole is not None:
+            new = dict(self.whole.copy.named_parameters())
         if deltas:
             W = weight_of(self.base)
-            total = sum(deltas[1:], deltas[0])
-            new["weight"] = store_like(self.base, W.to(total.dtype) + total).to(W.dtype).contiguous()
-        shifts = [update.bias for update in updates if update.bias is not None]
+            new["weight"] = store_like(self.base, W + sum(deltas)).to(W.dtype).contiguous()
         if shifts:
             old = self.base.bias
-            new["bias"] = (old.to(shifts[0].dtype) + sum(shifts)).to(old.dtype)
+            new["bias"] = (old + sum(shifts)).to(old.dtype)
         for key, value in new.items():
             if not torch.isfinite(value).all():
                 bad = "NaN" if torch.isnan(value).any() else "Inf"
                 raise ValueError(
-                    f"{key} would hold {bad} in {str(value.dtype).removeprefix('torch.')} after merging {list(names)}. "
-                    "Look for NaN in the adapter, or load the model in a wider dtype."
+                    f"{key} would hold {bad} in {str(value.dtype).removeprefix('torch.')} after merging "
+                    f"{list(names)}. Look for NaN in the adapter, or load the model in a wider dtype."
                 )
         return new
 
     def put(self, values, names, keep_base, shared, memo):
         """Replace base parameters by copies of merged `values`; values that are one tensor stay one (`memo`).
 
-        The old Parameter objects are kept (on the CPU, unless another layer shares them), so that undoing is exact;
-        `keep_base=False` drops them.
+        The old Parameter objects are kept (on the CPU, unless another layer shares them), so that undoing is
+        exact; `keep_base=False` drops them.
         """
         self.kept, self.merged_names = {}, tuple(names)
         for key, value in values.items():
             old = getattr(self.base, key)
-            if value.data_ptr() not in memo:
-                memo[value.data_ptr()] = nn.Parameter(value.clone(), requires_grad=False)
-            setattr(self.base, key, memo[value.data_ptr()])
+            if id(value) not in memo:
+                memo[id(value)] = nn.Parameter(value.detach().clone(), requires_grad=False)
+            setattr(self.base, key, memo[id(value)])
             if keep_base:
                 self.kept[key] = old
                 if id(old) not in shared:
@@ -123,6 +141,12 @@ class AdaptedLayer(nn.Module):
         self.exchange()
         self.kept, self.merged_names = None, ()
 
+    def original(self, key):
+        """The base's parameter `key` as it is without merging."""
+        if self.kept == {}:
+            raise ValueError(DROPPED)
+        return (self.kept or {}).get(key, getattr(self.base, key)).to(self.base.weight.device)
+
     def _unmerged(self):
         """The base as it is without merging (ΔW of a DoRA update depends on W0)."""
         if not self.kept:
@@ -133,13 +157,13 @@ class AdaptedLayer(nn.Module):
         return twin
 
     def __getattr__(self, name):
-        """Attributes of the frozen layer (`in_features`, `nf`, `num_embeddings` …) stay readable."""
+        """The layer in use answers for its attributes: `nf`, or a `weight` that a model reads itself."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "base":
+            if "merged_names" not in self.__dict__:  # not built yet: copying and unpickling ask early
                 raise
-            return getattr(super().__getattr__("base"), name)
+            return getattr(self.acting, name)
 
     def extra_repr(self):
         return f"active={list(self.active)}" + (", merged" if self.kept is not None else "")

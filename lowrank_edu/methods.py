@@ -30,8 +30,20 @@ def seeded(seed, path):
 
 
 def pattern_value(pattern, path, default):
-    """The value of the first key that matches the end of the path, as PEFT reads rank_pattern and alpha_pattern."""
+    """The value of the first key that matches the end of the path, as PEFT reads its patterns."""
     return next((v for k, v in pattern.items() if re.match(rf"(.*\.)?({k})$", path)), default)
+
+
+def beside(W0, *factors):
+    """The factors on W0's device, in float32 or, for a float64 W0, in float64."""
+    dtype = torch.promote_types(W0.dtype, torch.float32)
+    return [factor.to(W0.device, dtype) for factor in factors]
+
+
+def some(paths):
+    """A few of the paths, for an error text."""
+    paths = list(paths)
+    return ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
 
 
 def require(condition, message):
@@ -43,14 +55,14 @@ def require(condition, message):
 class LoRA:
     """ΔW = α/r · B A on the chosen layers.   Hu et al. 2021 · chapters 3 to 5.
 
-    r, alpha         rank and loudness; rank_pattern and alpha_pattern give single layers their own {name or regex: value}
-    target_modules   list of names or suffixes, one regular expression, or "all-linear" (all but the output head)
-    init             "kaiming", "gaussian", "orthogonal" start at B A = 0; "pissa" and "olora" start from W0 (residual)
-    use_rslora       scale α/√r instead of α/r                      Kalajdzievski 2023
-    use_dora         learn the norm of every row apart              Liu et al. 2024
-    bias             "none", "lora_only" (of adapted layers), "all": train these biases too
-    blocks           {"c_attn": ("q", "v")}: adapt slices of a fused layer, each with an A of its own
-    modules_to_save  names of modules trained whole, such as a new head
+    r, alpha         rank and loudness; rank_pattern and alpha_pattern give single layers their own {name or
+    regex: value} target_modules   list of names or suffixes, one regular expression, or "all-linear" (all
+    but the output head) init             "kaiming", "gaussian", "orthogonal" start at B A = 0; "pissa" and
+    "olora" start from W0 (residual) use_rslora       scale α/√r instead of α/r
+    Kalajdzievski 2023 use_dora         learn the norm of every row apart              Liu et al. 2024 bias
+    "none", "lora_only" (of adapted layers), "all": train these biases too blocks           {"c_attn": ("q",
+    "v")}: adapt slices of a fused layer, each with an A of its own modules_to_save  names of modules trained
+    whole, such as a new head
     """
 
     r: int = 8
@@ -122,19 +134,32 @@ class LoRA:
 
     def build(self, model, seed=0):
         targets = resolve(model, self.target_modules)
+        for what in ("rank_pattern", "alpha_pattern", "blocks"):
+            for key in getattr(self, what):
+                used = any(pattern_value({key: True}, path, False) for path in targets)
+                require(used, f"{what} names {key!r}, but no adapted layer ends in that: {some(targets)}.")
         updates = {path: self._update(path, base, seeded(seed, path)) for path, base in targets.items()}
-        for path, base in leaves(model).items():
-            bias = getattr(base, "bias", None)
-            if self.bias == "none" or not isinstance(bias, nn.Parameter):
-                continue
-            if path in updates or self.bias == "all":
-                updates.setdefault(path, Update()).train_bias(bias.shape[0], bias.device)
-        for path, base in (
-            resolve(model, self.modules_to_save, any_module=True).items() if self.modules_to_save else ()
-        ):
+        for path, base in self._whole(model).items():
             require(path not in updates, f"{path} is in target_modules and in modules_to_save; choose one.")
             updates[path] = Whole(copy.deepcopy(base))
+        for path, base in leaves(model).items():
+            bias, chosen = getattr(base, "bias", None), path in updates if self.bias == "lora_only" else True
+            if self.bias == "none" or not chosen or not isinstance(bias, nn.Parameter):
+                continue
+            if not isinstance(updates.setdefault(path, Update()), Whole):
+                updates[path].train_bias(bias.shape[0], bias.device)
         return updates
+
+    def _whole(self, model):
+        """{path: layer} of what `modules_to_save` names, all layers with parameters inside included."""
+        found = {}
+        for name in self.modules_to_save:
+            named = {
+                p: m for p, m in leaves(model).items() if f".{name}." in f".{p}." and list(m.parameters())
+            }
+            require(named, f"modules_to_save names {name!r}; no module with parameters is called that here.")
+            found |= named
+        return found
 
     def _update(self, path, base, generator):
         r, scale, W0 = self.rank(path), self.scale(path), weight_of(base)
@@ -147,27 +172,31 @@ class LoRA:
             A, B = embedding_factors(W0.shape[1], W0.shape[0], r, generator)
         else:
             A, B = initial_factors(self.init, W0, r, scale, generator)
-        A, B = A.to(W0.device), B.to(W0.device)
-        if self.use_dora:
-            return DoRA(A, B, scale, base, self.dropout, residual)
-        return LowRank(A, B, scale, self.dropout, residual)
+        A, B = beside(W0, A, B)
+        if not self.use_dora:
+            return LowRank(A, B, scale, self.dropout, residual)
+        update = DoRA(A, B, scale, base, self.dropout, residual)
+        require(
+            W0.is_meta or bool((update.m > 0).all()),
+            f"{path} has a row of zeros, and DoRA divides by the norm of each row. Leave this layer out.",
+        )
+        return update
 
     def _blocks(self, path, W0, slices, r, scale, generator):
         names, (d_out, width) = FUSED.get(path.rsplit(".", 1)[-1], ()), W0.shape
         require(
             d_out == len(names) * width,
-            f"blocks= knows the slices of {', '.join(FUSED)} in GPT-2; {path} ({d_out} × {width}) is not such a layer.",
+            f"blocks= knows the slices of {', '.join(FUSED)} in GPT-2; {path} ({d_out} × {width}) is none.",
         )
         require(
             slices and set(slices) <= set(names) and len(set(slices)) == len(slices),
             f"blocks for {path} are {tuple(slices)}, but this layer holds {names}, each at most once.",
         )
         rows = torch.cat([torch.arange(width) + names.index(s) * width for s in slices])
-        W = W0.detach().float().cpu()
-        pairs = [initial_factors(self.init, W[part], r, scale, generator) for part in rows.split(width)]
-        A, B = torch.cat([a for a, _ in pairs]), torch.stack([b for _, b in pairs])
-        put = [t.to(W0.device) for t in (A, B, rows)]
-        return BlockLowRank(put[0], put[1], scale, put[2], d_out, self.dropout, self.init in SPECTRAL)
+        parts = W0.detach().split(width)
+        pairs = [initial_factors(self.init, parts[names.index(s)], r, scale, generator) for s in slices]
+        A, B = beside(W0, torch.cat([a for a, _ in pairs]), torch.stack([b for _, b in pairs]))
+        return BlockLowRank(A, B, scale, rows.to(W0.device), d_out, self.dropout, self.init in SPECTRAL)
 
 
 @dataclass(frozen=True)
@@ -196,7 +225,8 @@ class FullFineTuning:
 class IntrinsicDimension:
     """ΔΘ = P θ with one trained vector θ (d) for all chosen layers, P fixed, random and sparse.
 
-    Li et al. 2018, Aghajanyan et al. 2021 · chapter 2. The smallest d that still learns is the intrinsic dimension.
+    Li et al. 2018, Aghajanyan et al. 2021 · chapter 2. The smallest d that still learns is the intrinsic
+    dimension.
     """
 
     d: int
@@ -215,4 +245,4 @@ class IntrinsicDimension:
         require(self.d <= weights, f"d={self.d} is more than the {weights} weights that θ would move.")
         theta = nn.Parameter(torch.zeros(self.d, device=next(iter(targets.values())).weight.device))
         spread = (self.d / weights) ** 0.5
-        return {p: Projected(theta, base, spread, seeded(seed, p)) for p, base in targets.items()}
+        return {p: Projected(theta, base, spread, seeded(seed, p), seed) for p, base in targets.items()}

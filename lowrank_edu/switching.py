@@ -1,12 +1,16 @@
 """Everything that decides which updates act: swap, disable, route, merge, combine, remove. All or nothing."""
 
+import math
 import warnings
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from .adapting import adapted_layers, check_free, install, method_of
-from .updates import LowRank
+from .layers import DROPPED
+from .targets import leaves
+from .updates import DoRA, LowRank, Whole
 
 
 def adapter_names(model):
@@ -15,15 +19,15 @@ def adapter_names(model):
 
 
 def set_adapter(model, names):
-    """Make one adapter (or several, whose updates are added) active and trainable; all others sleep, frozen."""
-    names = [names] if isinstance(names, str) else list(names)
+    """Make one adapter (or several, whose updates add up) active and trainable; all others sleep, frozen."""
+    names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     for name in names:
         method_of(model, name)
     layers = adapted_layers(model)
     _refuse_merged(layers, "swap adapters")
     for path, layer in layers.items():
         here = [n for n in names if n in layer.updates]
-        if len(here) > 1 and any(layer.updates[n].replaces for n in here):
+        if len(here) > 1 and any(isinstance(layer.updates[n], Whole) for n in here):
             raise ValueError(
                 f"{here} meet at {path}, where one of them replaces the whole layer. Activate one at a time."
             )
@@ -73,10 +77,11 @@ def routed(model, names):
 def merge(model, *, keep_base=True):
     """Bake the active adapters into the weights. Explicit only; `train()` and `eval()` never do it.
 
-    The replaced weights are kept (on the CPU when the model is elsewhere), so `unmerge` restores W0 bit for bit, which
-    subtracting could not: W + Δ − Δ ≠ W in floating point. `keep_base=False` drops them and makes unmerge impossible.
-    Raises ValueError, with every layer as it was, if something is merged already, nothing is active, or a merged value
-    would be NaN or Inf. Merging one end of a tied pair of weights unties it; a UserWarning says so with the bytes.
+    The replaced weights are kept (on the CPU when the model is elsewhere), so `unmerge` restores W0 bit for
+    bit, which subtracting could not: W + Δ − Δ ≠ W in floating point. `keep_base=False` drops them and makes
+    unmerge impossible. Raises ValueError, with every layer as it was, if something is merged already,
+    nothing is active, or a merged value would be NaN or Inf. Merging one end of a tied pair of weights
+    unties it; a UserWarning says so with the bytes.
     """
     layers = adapted_layers(model)
     active = {path: [n for n in layer.active if n in layer.updates] for path, layer in layers.items()}
@@ -115,30 +120,35 @@ def unmerge(model):
         layer.restore()
 
 
+@torch.no_grad()
 def combine(model, weights, name):
     """A new adapter whose update is exactly the weighted sum Σ w · ΔW of existing ones. Ranks add up.
 
-    Averaging the A's and the B's instead is something else: (B₁+B₂)(A₁+A₂) has cross terms that neither learnt.
-    Raises ValueError for updates that are not low-rank (DoRA, whole layers), and for changed biases or whole modules.
+    Averaging the A's and the B's instead is something else: (B₁+B₂)(A₁+A₂) has cross terms that neither
+    learnt. Raises ValueError for updates that are not low-rank (DoRA, whole layers), and for changed biases
+    or whole modules.
     """
     from .methods import LoRA
 
     check_free(model, name)
-    for source in weights:
+    for source, w in weights.items():
         method_of(model, source)
+        if not math.isfinite(w):
+            raise ValueError(f"weights={weights!r}: the weight of {source!r} is not a finite number.")
     updates = {}
     for path, layer in adapted_layers(model).items():
         parts = [(w, layer.updates[s]) for s, w in weights.items() if s in layer.updates]
         if not parts:
             continue
-        if any(not isinstance(u, LowRank) or u.bias is not None for _, u in parts):
+        if any(not isinstance(u, LowRank) or isinstance(u, DoRA) or u.bias is not None for _, u in parts):
             raise ValueError(
-                f"{path}: only plain low-rank updates add up; merge one adapter, or route rows instead."
+                f"{path}: only plain low-rank updates add up, not DoRA, biases or whole layers. "
+                "Merge one adapter, or route rows instead."
             )
-        factors = [(w * u.scale, *u.as_lora()[:2]) for w, u in parts]
+        factors = [(w * u.scale, *u.as_lora()) for w, u in parts]
         A = torch.cat([A for _, A, _ in factors])
         B = torch.cat([s * B for s, _, B in factors], dim=1)
-        updates[path] = LowRank(A.clone(), B, scale=1.0)
+        updates[path] = LowRank(A, B, scale=1.0)
     if not updates:
         raise ValueError(f"weights={weights!r}: name at least one adapter, as in {{'a': 0.5, 'b': 0.5}}.")
     ranks = {path: update.A.shape[0] for path, update in updates.items()}
@@ -163,18 +173,27 @@ def delete_adapter(model, name):
 
 
 def unwrap(model):
-    """The plain model again, wrappers gone: with the adapters baked in if they are merged, else the base model.
+    """The plain model again, wrappers gone: with the adapters baked in if they are merged, else the base
+    model.
 
-    Where merging untied two weights, `config.tie_word_embeddings` becomes False, so that saving keeps both.
+    Where merging untied two weights, `config.tie_word_embeddings` becomes False and weights that are still
+    tied get copies of their own, so that saving keeps all of them.
     """
     layers = adapted_layers(model)
     for path, layer in layers.items():
         _replace(model, path, layer.base)
     model.__dict__.pop("lowrank_methods", None)
     model.requires_grad_(True)
-    ends = [getattr(model, f"get_{end}_embeddings", lambda: None)() for end in ("input", "output")]
-    if None not in ends and ends[0].weight is not ends[1].weight and hasattr(model, "config"):
+    ties = [
+        [model.get_parameter(name) for name in pair]
+        for pair in getattr(model, "all_tied_weights_keys", {}).items()
+    ]
+    if any(one is not other for one, other in ties):
         model.config.tie_word_embeddings = False
+        for name in model.all_tied_weights_keys:
+            path, _, key = name.rpartition(".")
+            setattr(model.get_submodule(path), key, nn.Parameter(model.get_parameter(name).detach().clone()))
+        model.all_tied_weights_keys = {}
     return model
 
 
@@ -184,27 +203,25 @@ def _replace(model, path, module):
 
 
 def _tied(model):
-    """{id of a parameter: its names} of parameters that the model holds under more than one name."""
-    names = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if ".updates." not in name:
-            names.setdefault(id(parameter), []).append(name.replace(".base.", "."))
-    return {key: found for key, found in names.items() if len(found) > 1}
+    """{id of a parameter: [(path, key)] of the layers that hold it} for parameters held more than once."""
+    homes = {}
+    for path, base in leaves(model).items():
+        for key, parameter in base.named_parameters(recurse=False):
+            homes.setdefault(id(parameter), []).append((path, key))
+    return {parameter: found for parameter, found in homes.items() if len(found) > 1}
 
 
 def _warn_untied(model, shared, new):
-    """One warning per tied group whose members will no longer hold the same values after `new` is put in place."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for names in shared.values():
-        after = {}
-        for name in names:
-            path, _, key = name.rpartition(".")
-            old = parameters.get(name, parameters.get(f"{path}.base.{key}"))
-            after.setdefault(new.get(path, {}).get(key, old).data_ptr(), []).append(name)
-        if len(after) > 1:
+    """One warning per tied group whose members will no longer be one weight once `new` is in place."""
+    bases = leaves(model)
+    for homes in shared.values():
+        old = getattr(bases[homes[0][0]], homes[0][1])
+        copies = len({id(new.get(path, {}).get(key, old)) for path, key in homes})
+        if copies > 1:
+            names = " and ".join(f"{path}.{key}" for path, key in homes)
             warnings.warn(
-                f"{' and '.join(names)} share one weight. Merging unties them: the model now holds "
-                f"{len(after)} copies, {(len(after) - 1) * old.numel() * old.element_size():,} bytes more.",
+                f"{names} share one weight. Merging unties them: the model now holds "
+                f"{copies} copies, {(copies - 1) * old.numel() * old.element_size():,} bytes more.",
                 stacklevel=3,
             )
 
@@ -217,7 +234,4 @@ def _refuse_merged(layers, what):
 
 def _refuse_dropped(layers):
     if any(layer.kept == {} for layer in layers.values()):
-        raise ValueError(
-            "the adapter was merged with keep_base=False, so the original weights are gone. "
-            "Load the model again, or merge with keep_base=True next time."
-        )
+        raise ValueError(DROPPED)

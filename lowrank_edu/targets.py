@@ -18,19 +18,21 @@ def is_linear(module):
 
 
 def is_adaptable(module):
-    return is_linear(module) or isinstance(module, nn.Embedding)
+    """Linear, Conv1D and Embedding, unless it looks up other rows than its input says (BART's positions)."""
+    own_lookup = type(module).forward is not nn.Embedding.forward and not hasattr(module, "embed_scale")
+    return is_linear(module) or (isinstance(module, nn.Embedding) and not own_lookup)
 
 
 def leaves(model):
     """{path: module} of all modules without children, looking through wrappers to the frozen layer."""
-    found, inside = {}, []
+    found, inside = {}, "."
     for path, module in model.named_modules():
-        if any(path.startswith(prefix) for prefix in inside):
+        if path.startswith(inside):
             continue
         if isinstance(module, AdaptedLayer):
-            inside.append(path + ".")
+            inside = path + "."  # modules come depth first, so what follows is inside
             module = module.base
-        if next(module.children(), None) is None:
+        if path and next(module.children(), None) is None:
             found[path] = module
     return found
 
@@ -41,24 +43,15 @@ def output_head(model):
     head = get() if get is not None else None
     if isinstance(head, AdaptedLayer):
         head = head.base
-    return (
-        next((path for path, module in leaves(model).items() if module is head), None)
-        if head is not None
-        else None
-    )
+    return next((path for path, module in leaves(model).items() if module is head), None)
 
 
-def matches(path, name, inside=False):
-    """Whether `name` is the path or its end, from a dot on; with `inside`, or the end of a parent's path."""
-    return f".{path}".endswith(f".{name}") or (inside and f".{name}." in f".{path}")
-
-
-def resolve(model, target, any_module=False):
+def resolve(model, target):
     """{path: frozen layer} that `target` names.
 
-    A string is a regular expression that the whole path must match, or "all-linear"; a list holds exact paths or
-    suffixes that start at a dot. Raises ValueError, listing the candidates, when nothing matches or when a match
-    is not a layer that an update can sit on.
+    A string is a regular expression that the whole path must match, or "all-linear"; a list holds exact
+    paths or suffixes that start at a dot. Raises ValueError, listing the candidates, when nothing matches or
+    when a match is not a layer that an update can sit on.
     """
     modules = leaves(model)
     if target == "all-linear":
@@ -66,35 +59,37 @@ def resolve(model, target, any_module=False):
         found = {p: m for p, m in modules.items() if is_linear(m) and p != head}
     elif isinstance(target, str):
         try:
-            found = {p: m for p, m in modules.items() if re.fullmatch(target, p)}
+            found = {p: m for p, m in modules.items() if is_adaptable(m) and re.fullmatch(target, p)}
         except re.error as error:
             raise ValueError(
                 f"target_modules={target!r} is a string, so it is read as a regular expression, and {error}. "
                 "To name layers, give a list."
             ) from None
-        found = found if any_module else {p: m for p, m in found.items() if is_adaptable(m)}
     else:
-        found = {p: m for p, m in modules.items() if any(matches(p, name, any_module) for name in target)}
+        found = {p: m for p, m in modules.items() if f".{p}".endswith(tuple(f".{name}" for name in target))}
     if not found:
-        raise ValueError(no_match(modules, target))
-    wrong = [p for p, m in found.items() if not (any_module or is_adaptable(m))]
+        raise ValueError(no_match(modules, target, output_head(model)))
+    wrong = [p for p, m in found.items() if not is_adaptable(m)]
     if wrong:
         raise ValueError(
-            f"{wrong[0]} is a {type(found[wrong[0]]).__name__}; updates sit on Linear, Conv1D and Embedding layers. "
-            f"Take it out of target_modules={_show(target)}, or train it whole with modules_to_save."
+            f"{wrong[0]} is a {type(found[wrong[0]]).__name__}; updates sit on Linear, Conv1D and Embedding "
+            f"layers. Take it out of target_modules={_show(target)}, or train it whole with modules_to_save."
         )
     return found
 
 
-def no_match(modules, target):
+def no_match(modules, target, head):
     """The error text of `resolve`: the value, what there is, the likely fix."""
-    kinds = Counter(".".join(p.split(".")[-2:]) for p, m in modules.items() if is_linear(m))
-    lines = [
-        f"no module matched target_modules={_show(target)}.",
-        "This model's linear layers are: " + ", ".join(f"{name} ({n})" for name, n in kinds.items()) + ".",
-    ]
+    names = [re.sub(r"(^|\.)\d+(?=\.)", "", p) for p, m in modules.items() if is_linear(m) and p != head]
+    kinds = Counter(".".join(name.split(".")[-2:]) for name in names)
+    there = ", ".join(f"{name} ({n})" for name, n in kinds.items())
+    if there:
+        there = f"This model's linear layers are: {there}."
+    else:
+        there = "This model holds no linear layer; a layer on its own goes into nn.Sequential(layer)."
+    lines = [f"no module matched target_modules={_show(target)}.", there]
     asked = [target] if isinstance(target, str) else list(target)
-    ends = {p.rsplit(".", 1)[-1] for p in modules}
+    ends = {p.rsplit(".", 1)[-1] for p, m in modules.items() if is_adaptable(m)}
     for fused, parts in FUSED_HINTS.items():
         if fused in ends and parts & set(asked):
             lines.append(f"GPT-2 keeps q, k and v in one layer: did you mean target_modules=['{fused}']?")

@@ -1,8 +1,8 @@
 """Question 1, *shape*: how is ΔW written? And question 3, *scale*: how loud is it?
 
-An update is a small module that changes the output y of one frozen layer: `y = update(x, y, base)`.
-Weights are always thought of as W0 (d_out × d_in). `nn.Linear` stores them so; GPT-2's `Conv1D` and
-`nn.Embedding` store the transpose, and only `weight_of` and `store_like` know about it.
+An update is a small module beside one frozen layer `base`: it adds `update(x, y, base)` to that layer's
+output y. Weights are always thought of as W0 (d_out × d_in). `nn.Linear` stores them so; GPT-2's `Conv1D`
+and `nn.Embedding` store the transpose, and only `weight_of` and `store_like` know about it.
 """
 
 import torch
@@ -25,6 +25,11 @@ def store_like(base, W):
     return W.T if stored_transposed(base) else W
 
 
+def widened(tensor):
+    """The tensor in float32, or in float64 if it is that already."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def project(x, A, base):
     """A x for every position: (…, d_in) -> (…, r). For an embedding x holds indices: (…) -> (…, r)."""
     if isinstance(base, nn.Embedding):
@@ -36,7 +41,6 @@ def project(x, A, base):
 class Update(nn.Module):
     """What every update can do. `bias` is an optional change Δb (d_out) of the layer's bias."""
 
-    replaces = False  # True: the update does not need the frozen layer's output
     changes_weight = False
 
     def __init__(self):
@@ -48,12 +52,12 @@ class Update(nn.Module):
         self.bias = nn.Parameter(torch.zeros(d_out, device=device))
 
     def forward(self, x, y, base):
-        """The layer's new output from its input x (…, d_in) and the frozen layer's output y (…, d_out)."""
-        new = y + self.change(x, y, base)
-        return (new if self.bias is None else new + self.bias).to(y.dtype)
+        """ΔW x + Δb (…, d_out), from the layer's input x (…, d_in) and its frozen output y (…, d_out)."""
+        change = self.change(x, y, base)
+        return change if self.bias is None else change + self.bias
 
     def change(self, x, y, base):
-        """What this update adds to y, before Δb."""
+        """ΔW x (…, d_out)."""
         return 0.0
 
     @torch.no_grad()
@@ -63,7 +67,7 @@ class Update(nn.Module):
 
 
 class LowRank(Update):
-    """ΔW = scale · B @ A, never formed: x (…, d_in) -> (…, d_out).   Hu et al. 2021, eq. 3 · taught in chapter 3.
+    """ΔW = scale · B @ A, never formed: x (…, d_in) -> (…, d_out).   Hu et al. 2021, eq. 3 · chapter 3
 
     A is (r, d_in), B is (d_out, r). With `residual=True` the starting product is taken away again by frozen
     copies A0, B0, so ΔW = scale · (B A − B0 A0) is zero at step 0 and W0 is never overwritten (chapter 4).
@@ -83,9 +87,14 @@ class LowRank(Update):
         """(A, B) as plain matrices (r, d_in), (d_out, r), gradients attached."""
         return self.A, self.B
 
+    @property
+    def residual(self):
+        """Whether the starting product is taken away again."""
+        return self.A0 is not None
+
     def start(self):
-        """(A0, B0) of a residual start, or None."""
-        return None if self.A0 is None else (self.A0, self.B0)
+        """(A0, B0) of a residual start, as plain matrices."""
+        return self.A0, self.B0
 
     def drop(self, x, base):
         return x if isinstance(base, nn.Embedding) else self.dropout(x)
@@ -94,7 +103,7 @@ class LowRank(Update):
         """scale · (B A − B0 A0) x, for an x whose dropout has been applied."""
         A, B = self.factors()
         out = F.linear(project(x, A, base), B) * self.scale  # (…, d_in) -> (…, r) -> (…, d_out)
-        if self.start() is not None:
+        if self.residual:
             A0, B0 = self.start()
             out = out - F.linear(project(x, A0, base), B0) * self.scale
         return out
@@ -104,11 +113,11 @@ class LowRank(Update):
 
     def product(self):
         """scale · (B A − B0 A0) as a matrix (d_out, d_in), in float32 or wider."""
-        A, B = (m.float() if m.dtype in (torch.float16, torch.bfloat16) else m for m in self.factors())
+        A, B = map(widened, self.factors())
         dW = self.scale * (B @ A)
-        if self.start() is not None:
-            A0, B0 = self.start()
-            dW = dW - self.scale * (B0.to(dW.dtype) @ A0.to(dW.dtype))
+        if self.residual:
+            A0, B0 = map(widened, self.start())
+            dW = dW - self.scale * (B0 @ A0)
         return dW
 
     @torch.no_grad()
@@ -117,19 +126,20 @@ class LowRank(Update):
 
     @torch.no_grad()
     def as_lora(self):
-        """(A, B, r) of the plain LoRA with the same ΔW and the same scale: a residual start doubles the rank."""
+        """(A, B) of the plain LoRA with the same ΔW and scale: a residual start doubles the rank."""
         A, B = self.factors()
-        if self.start() is not None:
+        if self.residual:
             A0, B0 = self.start()
             A, B = torch.cat([A, A0]), torch.cat([B, -B0], dim=1)
-        return A.contiguous(), B.contiguous(), A.shape[0]
+        return A, B
 
 
 class BlockLowRank(LowRank):
     """One LowRank per chosen slice of a fused layer's output, each with an A of its own.
 
     A (n·r, d_in) stacks the n slices' A. B (n, d_slice, r) holds their B. The equivalent plain LoRA has rank
-    n·r with B placed block by block (METHODS: the exact map between loralib's MergedLinear and a fused layer).
+    n·r with B placed block by block (METHODS: the exact map between loralib's MergedLinear and a fused
+    layer).
     """
 
     def __init__(self, A, B, scale, rows, d_out, dropout=0.0, residual=False):
@@ -147,7 +157,7 @@ class BlockLowRank(LowRank):
         return self.A, self._placed(self.B)
 
     def start(self):
-        return None if self.A0 is None else (self.A0, self._placed(self.B0))
+        return self.A0, self._placed(self.B0)
 
 
 class DoRA(LowRank):
@@ -163,30 +173,22 @@ class DoRA(LowRank):
 
     @torch.no_grad()
     def row_norm(self, base):
-        dW = self.product()
-        return torch.linalg.norm(weight_of(base).to(dW.dtype) + dW, dim=1)  # (d_out,)
+        """‖W0 + scale · B A‖ of every row (d_out), in float32 or wider."""
+        return torch.linalg.norm(weight_of(base) + self.product(), dim=1)
 
     def change(self, x, y, base):
         dropped = self.drop(x, base)
         gain = self.m / self.row_norm(base)
-        if self.training and self.dropout.p and dropped is not x:
-            W0x = F.linear(dropped, weight_of(base))  # dropout acts on all that the adapter sees
+        if dropped is not x:  # dropout acts on all that the adapter sees
+            W0x = F.linear(dropped, weight_of(base))
         else:
             W0x = y if getattr(base, "bias", None) is None else y - base.bias
         return (gain - 1) * W0x + gain * self.low_rank(dropped, base)
 
     @torch.no_grad()
     def delta(self, base):
-        dW = self.product()
-        W0 = weight_of(base).to(dW.dtype)
-        V = W0 + dW
-        return (self.m / torch.linalg.norm(V, dim=1))[:, None] * V - W0
-
-    def as_lora(self):
-        raise ValueError(
-            "a DoRA update is not low-rank: its magnitudes rescale every row of W0. "
-            "Save it with its magnitudes, or merge it; only plain LoRA updates can be added up or converted."
-        )
+        W0 = weight_of(base)
+        return (self.m / self.row_norm(base))[:, None] * (W0 + self.product()) - W0
 
 
 class Projected(Update):
@@ -198,9 +200,9 @@ class Projected(Update):
 
     changes_weight = True
 
-    def __init__(self, theta, base, spread, generator):
+    def __init__(self, theta, base, spread, generator, seed):
         super().__init__()
-        self.theta = theta  # shared between layers
+        self.theta, self.seed = theta, seed  # θ is shared between layers; the seed makes P again
         shape = weight_of(base).shape
         entry = torch.randint(theta.numel(), shape, generator=generator, dtype=torch.int32)
         sign = torch.randint(2, shape, generator=generator, dtype=torch.int8) * 2 - 1
@@ -210,9 +212,8 @@ class Projected(Update):
 
     def matrix(self):
         """P θ as (d_out, d_in), gradients attached."""
-        return (
-            self.theta.index_select(0, self.entry.flatten()).view(self.entry.shape) * self.sign * self.spread
-        )
+        entries = self.theta.index_select(0, self.entry.flatten()).view(self.entry.shape)
+        return entries * self.sign * self.spread
 
     def change(self, x, y, base):
         if isinstance(base, nn.Embedding):
@@ -221,24 +222,20 @@ class Projected(Update):
 
     @torch.no_grad()
     def delta(self, base):
-        return self.matrix().detach()
+        return self.matrix()
 
 
 class Whole(Update):
     """A trainable copy of the whole layer, used in its place: full fine-tuning, one layer at a time.
 
-    The frozen layer stays beside it, so that the base model can be had back bit for bit.
+    The frozen layer stays beside it, so that the base model can be had back bit for bit. `AdaptedLayer`
+    calls the copy instead of the frozen layer, so there is nothing to add.
     """
-
-    replaces = changes_weight = True
 
     def __init__(self, copy):
         super().__init__()
         self.copy = copy.requires_grad_(True)
 
-    def forward(self, x, y, base):
-        return self.copy(x)
-
     @torch.no_grad()
     def delta(self, base):
-        return weight_of(self.copy).float() - weight_of(base).float()
+        return widened(weight_of(self.copy)) - widened(weight_of(base))

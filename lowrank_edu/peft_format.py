@@ -1,0 +1,181 @@
+"""PEFT's names and configuration for the LoRA family: adapter to tensors and back.   huggingface/peft 0.21
+
+Keys are `base_model.model.<path>.lora_A.weight` (r, d_in) and `.lora_B.weight` (d_out, r), also for Conv1D;
+embeddings use `.lora_embedding_A` (r, V) and `.lora_embedding_B` (d, r); DoRA adds `.lora_magnitude_vector`
+(d_out).
+"""
+
+from collections import Counter
+
+import torch
+from torch import nn
+
+from .inits import SPECTRAL
+from .methods import LoRA, pattern_value, some
+from .targets import leaves, resolve
+from .updates import DoRA, LowRank, Whole, stored_transposed
+
+PREFIX = "base_model.model."
+UNSUPPORTED = (
+    "alora_invocation_tokens arrow_config corda_config eva_config kasa_config layer_replication lora_bias "
+    "lora_ga_config megatron_config monteclora_config target_parameters trainable_token_indices use_bdlora "
+    "use_qalora velora_config"
+).split()
+NEEDS_OLD_BASE = ("pissa_niter", "corda", "loftq", "lora_ga")  # starts that change the base, unrecorded
+
+
+def to_peft(model, method, layers, name):
+    """(tensors, config) of adapter `name` on `layers` {path: AdaptedLayer}, as PEFT writes them."""
+    tensors, ranks, alphas = {}, {}, {}
+    for path, layer in layers.items():
+        update, A, B = layer.updates[name], None, None
+        if isinstance(update, LowRank):
+            A, B = update.as_lora()
+            r = ranks[path] = A.shape[0]
+            alpha = round(update.scale * (r**0.5 if method.use_rslora else r), 12)
+            alphas[path] = int(alpha) if alpha.is_integer() else alpha
+        tensors |= _named(path, update, layer.base, A, B)
+        if update.bias is not None:
+            tensors[_bias_key(path, update)] = layer.original("bias") + update.bias
+    r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    bases = [layers[path].base for path in ranks]
+    config = {
+        "alpha_pattern": _pattern(alphas, alpha),
+        "auto_mapping": None,
+        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        "bias": method.bias,
+        "fan_in_fan_out": any(stored_transposed(b) and not isinstance(b, nn.Embedding) for b in bases),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": alpha,
+        "lora_dropout": method.dropout,
+        "modules_to_save": [p for p, layer in layers.items() if isinstance(layer.updates[name], Whole)]
+        or None,
+        "peft_type": "LORA",
+        "r": r,
+        "rank_pattern": _pattern(ranks, r),
+        "revision": None,
+        # PEFT reads a regular expression against every module, also those that hold other modules
+        "target_modules": sorted(ranks) if isinstance(method.target_modules, str) else method.target_modules,
+        "task_type": "CAUSAL_LM" if type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) else None,
+    }
+    config |= {key: True for key in ("use_rslora", "use_dora") if getattr(method, key)}
+    return tensors, dict(sorted(config.items()))
+
+
+def from_peft(model, config, tensors, path):
+    """(method, updates, slots, finish) for a folder's config; the model is only read.
+
+    `slots` {key: parameter} says where the tensors go; `finish()` is called when they are there.
+    """
+    _refuse_unsupported(config, path)
+    init, targets = config.get("init_lora_weights", True), config["target_modules"]
+    low_rank = {key.removeprefix(PREFIX).split(".lora_")[0] for key in tensors if ".lora_" in key}
+    unknown = sorted(low_rank - set(leaves(model)))
+    if unknown:
+        raise ValueError(
+            f"{path} adapts modules that this model does not have: {some(unknown)}. "
+            "Is it an adapter for another model?"
+        )
+    if config.get("layers_to_transform") is None and not config.get("exclude_modules"):
+        low_rank |= set(resolve(model, targets))  # what the config names and the file lacks must be reported
+    patterns = {
+        which: {k: v for k, v in (config.get(which) or {}).items() if _matches_any({k: True}, low_rank)}
+        for which in ("rank_pattern", "alpha_pattern")
+    }
+    method = LoRA(
+        r=config["r"],
+        alpha=config["lora_alpha"],
+        target_modules=sorted(low_rank),
+        dropout=config.get("lora_dropout", 0.0),
+        bias=config.get("bias", "none"),
+        init=init if init in SPECTRAL else "kaiming",
+        use_rslora=config.get("use_rslora", False),
+        use_dora=config.get("use_dora", False),
+        modules_to_save=_saved_whole(model, config),
+        **patterns,
+    )
+    updates, slots, bases = method.build(model), {}, leaves(model)
+    for p, update in updates.items():
+        slots |= _named(p, update, bases[p], getattr(update, "A", None), getattr(update, "B", None))
+
+    @torch.no_grad()
+    def finish():  # PEFT stores the whole bias, we train its change
+        for p, update in updates.items():
+            if update.bias is not None:
+                update.bias -= bases[p].bias.to(update.bias.dtype)
+
+    return method, updates, slots, finish
+
+
+def without_base_copies(model, tensors, slots):
+    """PEFT also saves the weight of an adapted embedding or head; it is left out if it is the model's own."""
+    kept, bases = {}, leaves(model)
+    for key, value in tensors.items():
+        module = key.removeprefix(PREFIX).removesuffix(".weight").removesuffix(".base_layer")
+        plain = key.endswith(".weight") and key not in slots
+        own = getattr(bases.get(module), "weight", None) if plain else None
+        if own is None or own.shape != value.shape or not torch.equal(own.cpu(), value.to(own.dtype)):
+            kept[key] = value
+    return kept
+
+
+def _named(path, update, base, A, B):
+    """{PEFT's key: tensor} of one layer's update, with these factors."""
+    key, named = PREFIX + path, {}
+    if isinstance(update, Whole):
+        named = {f"{key}.{n}": p for n, p in update.copy.named_parameters()}
+    if isinstance(update, LowRank):
+        embedding = isinstance(base, nn.Embedding)
+        named[f"{key}.lora_{'embedding_A' if embedding else 'A.weight'}"] = A
+        named[f"{key}.lora_{'embedding_B' if embedding else 'B.weight'}"] = B
+    if isinstance(update, DoRA):
+        named[f"{key}.lora_magnitude_vector"] = update.m
+    if update.bias is not None:
+        named[_bias_key(path, update)] = update.bias
+    return named
+
+
+def _bias_key(path, update):
+    return f"{PREFIX}{path}{'.base_layer' if isinstance(update, LowRank) else ''}.bias"
+
+
+def _pattern(values, default):
+    """{path: value} of the exceptions to `default`, longest path first: PEFT takes the first key that ends a
+    path."""
+    odd = {p: v for p, v in sorted(values.items(), key=lambda item: -len(item[0])) if v != default}
+    misread = {p: v for p, v in values.items() if pattern_value(odd, p, default) != v}
+    return misread | odd
+
+
+def _matches_any(pattern, paths):
+    return any(pattern_value(pattern, path, False) for path in paths)
+
+
+def _saved_whole(model, config):
+    """modules_to_save that this model has: PEFT adds the names of classifiers on its own."""
+    names = config.get("modules_to_save") or []
+    return tuple(n for n in names if any(f".{n}." in f".{p}." for p in leaves(model)))
+
+
+def _refuse_unsupported(config, path):
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise ValueError(f"{path}: peft_type is {kind!r}; this reads 'LORA'. Load it with PEFT itself.")
+    missing = [key for key in ("r", "lora_alpha", "target_modules") if config.get(key) is None]
+    if missing:
+        raise ValueError(f"{path}/adapter_config.json has no {', '.join(missing)}; PEFT always writes them.")
+    used = [key for key in UNSUPPORTED if config.get(key)]
+    if used:
+        raise ValueError(
+            f"{path} uses {', '.join(used)}, which this package does not implement. Use PEFT for it."
+        )
+    init = config.get("init_lora_weights", True)
+    if isinstance(init, str) and init.startswith(NEEDS_OLD_BASE):
+        raise ValueError(
+            f"{path} was trained from init_lora_weights={init!r}, which changes the base weights in a way "
+            "that the file does not record. In PEFT, save it again with "
+            "path_initial_model_for_weight_conversion=…: that writes the plain LoRA it equals."
+        )
