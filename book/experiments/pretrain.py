@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -122,15 +123,20 @@ def save(folder: Path, model, optimizer, tok, state):
     save_file({k: v.contiguous() for k, v in moments.items()}, new / "moments.safetensors")
     (new / "state.json").write_text(json.dumps(state))
     last = folder / "last"
-    for src, dst in ((last, old), (new, last)):
-        if src.exists():
-            os.system(f"rm -rf {dst}") if dst.exists() else None
-            os.replace(src, dst)
+    shutil.rmtree(old, ignore_errors=True)
+    if last.exists():
+        os.replace(last, old)
+    os.replace(new, last)
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint to continue from; "old" only if a stop came between the two renames of `save`."""
+    return next((f for f in (folder / "last", folder / "old") if (f / "state.json").exists()), None)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--steps", type=int, default=8000)
+    p.add_argument("--steps", type=int, default=6400)
     p.add_argument("--batch", type=int, default=32)
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--seed", type=int, default=0)
@@ -145,9 +151,10 @@ def main():
     plain = [q for q in model.parameters() if q.dim() < 2]
     optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}],
                                   lr=a.lr, betas=(0.9, 0.98), fused=True)
-    state = {"step": 0, "tokens": 0, "seconds": 0.0, "log": [], **{k: getattr(a, k) for k in ("steps", "seed", "lr", "batch")}}
-    last = a.out / "last"
-    if (last / "state.json").exists():
+    state = {"step": 0, "tokens": 0, "seconds": 0.0, "log": [], "steps": a.steps, "seed": a.seed, "lr": a.lr,
+             "batch": a.batch}
+    last = newest(a.out)
+    if last:
         state = json.loads((last / "state.json").read_text()) | {"steps": a.steps}
         model.load_state_dict(GPT2LMHeadModel.from_pretrained(last).state_dict())
         saved, blank = load_file(last / "moments.safetensors"), optimizer.state_dict()
@@ -155,7 +162,7 @@ def main():
                           for i in {k.split(".")[0] for k in saved}}
         optimizer.load_state_dict(blank)
     held_out = corpus.stories(256, seed=10**6)
-    print(f"{model.num_parameters():,} parameters, {len(tok)} tokens in the vocabulary; from step {state['step']}", flush=True)
+    print(f"{model.num_parameters():,} parameters, a vocabulary of {len(tok)}; from step {state['step']}", flush=True)
     source = batches(tok, a.seed, state["step"], a.steps, a.batch)
     begun, running, started = time.time(), [], state["seconds"]
     model.train()

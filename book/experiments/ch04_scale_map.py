@@ -1,0 +1,168 @@
+"""Experiment of chapter 4: which α, r and learning rate learn a style, and from which start?
+
+    python book/experiments/ch04_scale_map.py            about 15 minutes on one core; stops and resumes anywhere
+    python book/experiments/ch04_scale_map.py --check    say what is missing, train nothing
+
+Two tables, written to lowrank_edu/assets/results/ch04_scale_map.json after every run:
+
+  map     final loss for every (r, scale, learning rate). α and the rule enter training only through the scale, so
+          each scale is trained once and the figure reads it under α/r, α/√r and α alone.
+  starts  the loss at every step from five starts, at one scale, for several learning rates and three seeds.
+
+All runs: the pirate style, every linear layer but the head, AdamW with a rate that falls linearly to zero.
+The loss of a map cell is on held-out stories, in nats per token; `floor` is what no model can beat.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+import lowrank_edu as lo
+from lowrank_edu.inits import uniform
+
+RESULTS = Path(lo.__file__).parent / "assets" / "results" / "ch04_scale_map.json"
+STYLE, TARGETS = "pirate", "all-linear"
+STEPS, BATCH = 30, 8
+TRAIN, HELD_OUT = (240, 41), (32, 42)  # (stories, seed)
+
+RANKS = [1, 4, 16, 64]
+ALPHAS = [2, 8, 32]
+RULES = {
+    "r": lambda alpha, r: alpha / r,
+    "root": lambda alpha, r: alpha / r**0.5,
+    "one": lambda alpha, r: alpha,
+}
+RATES = [1e-4, 4e-4, 1.6e-3, 6.4e-3, 2.56e-2, 1.024e-1]
+STARTS = ["kaiming", "mirrored", "orthogonal", "pissa", "olora"]
+START_RANK, START_RATES, SEEDS = 8, [4e-4, 1.6e-3, 6.4e-3, 2.56e-2], [0, 1, 2]
+
+
+def data():
+    """(tokenised training stories, held-out ones, the floor of the held-out ones in nats per token)."""
+    _, tok = lo.load_model("tiny-gpt2")
+    train, held_out = (lo.corpus.stories(n, seed, STYLE) for n, seed in (TRAIN, HELD_OUT))
+    examples = lo.tokenize(tok, held_out)
+    tokens = sum(len(e["input_ids"]) - 1 for e in examples)
+    return lo.tokenize(tok, train), examples, lo.corpus.floor(held_out, tokens, STYLE)
+
+
+def mirror(model):
+    """The usual start the other way round: A = 0, and B drawn by the law that A had, U(±1/√fan-in), fan-in r."""
+    for n, layer in enumerate(lo.adapted_layers(model).values()):
+        update = layer.updates["run"]
+        update.A.data.zero_()
+        r, draw = update.A.shape[0], torch.Generator().manual_seed(n)
+        update.B.data.copy_(uniform(update.B.shape, r**-0.5, draw))
+
+
+def run(model, train, held_out, *, r, scale, lr, seed=0, start="kaiming", steps=STEPS):
+    """(held-out loss, [training loss at each step]); (None, […]) when the loss was no longer finite."""
+    init = "kaiming" if start == "mirrored" else start
+    method = lo.LoRA(r=r, alpha=scale * r, target_modules=TARGETS, init=init)
+    lo.adapt(model, method, name="run", seed=seed)
+    if start == "mirrored":
+        mirror(model)
+    try:
+        how = {"steps": steps, "batch_size": BATCH, "lr": lr, "seed": seed, "schedule": "linear"}
+        history = lo.train(model, train, **how, progress=False)
+        return lo.evaluate(model, held_out), history.loss
+    except FloatingPointError:
+        return None, []
+    finally:
+        lo.delete_adapter(model, "run")
+
+
+def fingerprint():
+    """Changes when the model or the settings do: results of another model are never mixed with new ones."""
+    folder = Path(lo.__file__).parent / "assets" / "tiny-gpt2"
+    digest = hashlib.sha256(repr((STYLE, TARGETS, STEPS, BATCH, TRAIN, HELD_OUT)).encode())
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer.json")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def map_cells():
+    """Every (r, scale, lr) that some α and some rule need."""
+    scales = {(r, rule(alpha, r)) for r in RANKS for alpha in ALPHAS for rule in RULES.values()}
+    return [{"r": r, "scale": s, "lr": lr} for r, s in sorted(scales) for lr in RATES]
+
+
+def start_runs():
+    return [
+        {"start": start, "lr": lr, "seed": seed} for start in STARTS for lr in START_RATES for seed in SEEDS
+    ]
+
+
+def key(cell):
+    return " ".join(f"{name}={value:g}" if name != "start" else value for name, value in cell.items())
+
+
+def load(path=RESULTS):
+    """The results so far, or empty tables when there are none for this model and these settings."""
+    if path.exists():
+        found = json.loads(path.read_text("utf-8"))
+        if found.get("fingerprint") == fingerprint():
+            return found
+    return {"fingerprint": fingerprint(), "seconds": 0.0, "map": {}, "starts": {}}
+
+
+def save(results, path=RESULTS):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    text = json.dumps(results, indent=0, ensure_ascii=False)
+    part.write_text(text.replace(",\n", ", ").replace("], ", "],\n") + "\n", "utf-8")
+    part.replace(path)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    results = load()
+    todo = [("map", c) for c in map_cells()] + [("starts", c) for c in start_runs()]
+    todo = [(table, cell) for table, cell in todo if key(cell) not in results[table]]
+    print(f"{len(todo)} runs to do; {results['seconds'] / 60:.1f} minutes spent so far.", flush=True)
+    if options.check or not todo:
+        return 0 if not todo else 1
+    train, held_out, floor = data()
+    model, _ = lo.load_model("tiny-gpt2")
+    base, _ = lo.evaluate(model, held_out), None
+    results |= {
+        "what": "LoRA on the tiny GPT-2: held-out loss (map) and training loss at every step (starts), nats per token",
+        "style": STYLE, "layers": TARGETS, "steps": STEPS, "batch_size": BATCH, "seeds": SEEDS, "start_rank": START_RANK,
+        "floor": round(floor, 5), "base": round(base, 5),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }  # fmt: skip
+    for n, (table, cell) in enumerate(todo, 1):
+        began = time.process_time()
+        if table == "map":
+            loss, _ = run(model, train, held_out, **cell)
+            results["map"][key(cell)] = None if loss is None else round(loss, 4)
+        else:
+            loss, curve = run(model, train, held_out, r=START_RANK, scale=1.0, **cell)
+            results["starts"][key(cell)] = {
+                "loss": None if loss is None else round(loss, 4),
+                "curve": [round(v, 3) for v in curve],
+            }
+        results["seconds"] = round(results["seconds"] + time.process_time() - began, 1)
+        save(results)
+        print(
+            f"{n}/{len(todo)}  {key(cell)}: {'diverged' if loss is None else f'{loss - floor:.3f} above the floor'}",
+            flush=True,
+        )
+    print(f"done in {results['seconds'] / 60:.1f} minutes of one core: {RESULTS}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

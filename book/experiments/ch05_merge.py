@@ -1,0 +1,171 @@
+"""Chapter 5: three style adapters, and what merging, unmerging and swapping them does to the weights.
+
+    python book/experiments/ch05_merge.py            about 6 minutes on one core
+
+Writes lowrank_edu/assets/adapters/<style>/ (PEFT format) and lowrank_edu/assets/results/ch05_merge.json.
+`tests/test_ch05.py` runs parts of it again and compares.
+"""
+
+import argparse
+import json
+import platform
+import time
+import warnings
+from base64 import b64encode
+from pathlib import Path
+
+import numpy as np
+import peft
+import torch
+import transformers
+
+import lowrank_edu as lo
+from lowrank_edu import corpus, shipped
+from lowrank_edu.updates import store_like, weight_of
+
+STYLES = ("pirate", "archaic", "telegram")
+METHOD = lo.LoRA(r=4, alpha=8, target_modules="all-linear")
+STEPS, BATCH, LR, SEED = 200, 16, 5e-3, 0
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ORDERS = {"one": STYLES[:1], "three": STYLES}
+CYCLES = [1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000]
+CORNER = 20  # rows and columns of the piece of a weight that the figure shows
+
+
+def train_style(style, steps=STEPS):
+    """(model, tokenizer, History) of the tiny model, fine-tuned on a style with LoRA."""
+    model, tok = lo.load_model("tiny-gpt2")
+    lo.adapt(model, METHOD, name=style, seed=SEED)
+    data = lo.tokenize(tok, corpus.stories(steps * BATCH, seed=1, style=style))
+    history = lo.train(model, data, steps=steps, batch_size=BATCH, lr=LR, seed=SEED, schedule="linear", progress=False)
+    return model, tok, history
+
+
+def judge(model, tok, style, n=50):
+    """Share of samples that are all in the style, and two of them."""
+    texts = lo.sample(model, tok, n=n, max_new_tokens=100, seed=SEED)
+    good = [corpus.style_score(t, style) > 0.9 for t in texts]
+    return {"in style": float(np.mean(good)), "samples": [t for t, g in zip(texts, good, strict=True) if g][:2]}
+
+
+def loaded(dtype, styles=STYLES):
+    """(model, tokenizer): the base in `dtype`, the shipped adapters on it in fp32, as most libraries do it."""
+    model, tok = lo.load_model("tiny-gpt2")
+    model.to(dtype)
+    for style in styles:
+        lo.load_adapter(model, shipped.adapter(style), name=style)
+    return model, tok
+
+
+@torch.no_grad()
+def merge_error(dtype, style="pirate"):
+    """What one merge does: changes lost, distance to W0 + ΔW, and the largest difference in a logit."""
+    model, tok = loaded(dtype, [style])
+    ids = lo.tokenize(tok, corpus.stories(1, seed=3, style=style))[0]["input_ids"][None]
+    apart = model(ids).logits.float()
+    lost = total = 0
+    wrong = size = 0.0
+    for layer in lo.adapted_layers(model).values():
+        W0, dW = weight_of(layer.base).double(), layer.delta(style).double()
+        W = weight_of_values(layer, layer.merge_values([style])["weight"])
+        lost, total = lost + int(((W == W0) & (dW != 0)).sum()), total + dW.numel()
+        wrong, size = wrong + float(((W - W0 - dW) ** 2).sum()), size + float((dW**2).sum())
+    lo.merge(model)
+    logits = float((model(ids).logits.float() - apart).abs().max())
+    return {"lost": lost / total, "relative": (wrong / size) ** 0.5, "logits": logits}
+
+
+def weight_of_values(layer, weight):
+    """A stored weight as (d_out, d_in) in float64."""
+    return store_like(layer.base, weight.double())
+
+
+def peft_model(dtype, styles):
+    """The same base and adapters in PEFT."""
+    model, _ = lo.load_model("tiny-gpt2")
+    first, *rest = styles
+    wrapped = peft.PeftModel.from_pretrained(model.to(dtype), str(shipped.adapter(first)), adapter_name=first)
+    for style in rest:
+        wrapped.load_adapter(str(shipped.adapter(style)), adapter_name=style)
+    return wrapped.eval()
+
+
+@torch.no_grad()
+def drift(dtype, styles, cycles=CYCLES):
+    """PEFT merges one adapter and subtracts it again, the next in turn, and so on: how far is W from W0?
+
+    One entry per number of cycles: largest |W − W0|, share of weights that moved, and a corner of W − W0.
+    """
+    model = peft_model(dtype, styles)
+    layers = [m for m in model.modules() if isinstance(m, peft.tuners.lora.LoraLayer)]
+    start = [layer.get_base_layer().weight.clone() for layer in layers]
+    out = []
+    for cycle in range(1, max(cycles) + 1):
+        model.merge_adapter(adapter_names=[styles[(cycle - 1) % len(styles)]])
+        model.unmerge_adapter()
+        if cycle in cycles:
+            out.append(_distance([layer.get_base_layer().weight for layer in layers], start))
+    return out
+
+
+def _distance(now, start):
+    moved = [a.double() - b.double() for a, b in zip(now, start, strict=True)]
+    largest = max(float(m.abs().max()) for m in moved)
+    share = sum(int((m != 0).sum()) for m in moved) / sum(m.numel() for m in moved)
+    return {"max": largest, "moved": share, "corner": moved[len(moved) // 2][:CORNER, :CORNER]}
+
+
+def ours(dtype, styles, cycles):
+    """The same with lo.merge and lo.unmerge: is every weight what it was, bit for bit?"""
+    model, _ = loaded(dtype, styles)
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    for cycle in range(cycles):
+        lo.set_adapter(model, styles[cycle % len(styles)])
+        lo.merge(model)
+        lo.unmerge(model)
+    return all(torch.equal(v, start[k]) for k, v in model.state_dict().items())
+
+
+def packed(entry):
+    """For the file: numbers to 6 digits, the corner as bytes, 127 being the largest."""
+    corner = entry["corner"].numpy()
+    top = float(np.abs(corner).max())
+    levels = np.rint(corner / (top or 1) * 127).astype(np.int8)
+    return {"max": float(f"{entry['max']:.6g}"), "moved": float(f"{entry['moved']:.6g}"), "top": float(f"{top:.6g}"),
+            "corner": b64encode(levels.tobytes()).decode()}  # fmt: skip
+
+
+def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    begun, out = time.time(), {"seed": SEED, "steps": STEPS, "styles": {}, "merge": {}, "drift": {}}
+    for style in STYLES:
+        model, tok, history = train_style(style)
+        plain = lo.tokenize(tok, corpus.stories(100, seed=2))
+        styled = lo.tokenize(tok, corpus.stories(100, seed=2, style=style))
+        with lo.disabled(model):
+            base = lo.evaluate(model, styled)
+        losses = {"before": base, "after": lo.evaluate(model, styled), "plain after": lo.evaluate(model, plain)}
+        lo.save_adapter(model, Path(shipped.ASSETS / "adapters" / style), name=style)
+        out["styles"][style] = judge(model, tok, style) | {k: round(v, 4) for k, v in losses.items()}
+        print(style, out["styles"][style], flush=True)
+    for name, dtype in FORMATS.items():
+        out["merge"][name] = {k: float(f"{v:.6g}") for k, v in merge_error(dtype).items()}
+        print(name, out["merge"][name], flush=True)
+        for order, styles in ORDERS.items():
+            entries = drift(dtype, styles)
+            out["drift"][f"{name} {order}"] = [packed(e) for e in entries]
+            print(name, order, [(c, e["max"], e["moved"]) for c, e in zip(CYCLES, entries, strict=True)], flush=True)
+        out["merge"][name]["ours exact"] = ours(dtype, STYLES, CYCLES[-1])
+    out |= {"cycles": CYCLES, "corner": CORNER, "minutes": round((time.time() - begun) / 60, 1)}
+    out["versions"] = {"python": platform.python_version(), "torch": torch.__version__, "peft": peft.__version__,
+                       "transformers": transformers.__version__}  # fmt: skip
+    path = shipped.ASSETS / "results" / "ch05_merge.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(out, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{path.name}: {path.stat().st_size:,} bytes, {out['minutes']} minutes")
+
+
+if __name__ == "__main__":
+    main()
