@@ -9,8 +9,8 @@ Two files in lowrank_edu/assets/results, written after every run:
                   steps, and the held-out loss when every linear layer keeps only part of its ΔW.
   ch02_intrinsic  held-out loss after training ΔΘ = P θ with d numbers, for many d, beside full fine-tuning.
 
-Losses are in nats per token on held-out stories. The learning rate of θ is c/√d: P has columns of length one, so every
-step then moves the weights about equally far, whatever d is.
+One style, two seeds; losses are in nats per token on held-out stories. The learning rate of θ is PUSH/√d: the columns
+of P have length one, so Adam's steps then move the weights equally far, whatever d is.
 """
 
 import argparse
@@ -30,60 +30,202 @@ import torch
 import lowrank_edu as lo
 from lowrank_edu.updates import weight_of
 
-ASSETS = Path(lo.__file__).parent / "assets"
-STYLES = ["pirate", "telegram"]
-TRAIN, HELD_OUT = (600, 21), (64, 22)  # (stories, seed)
-BATCH, SEEDS = 8, [0, 1]
-
-STEPS, LR = 150, 5e-4  # full fine-tuning
-GROWTH = [1, 5, 15, 50, 150]
-RANKS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 192]
-
+RESULTS = Path(lo.__file__).parent / "assets" / "results"
+STYLE, BATCH, SEEDS, STEPS = "pirate", 8, [0, 1], 100
+TRAIN, HELD_OUT = (600, 21), (48, 22)  # (stories, seed)
+LR, PUSH = 5e-4, 3.0
+GROWTH = [1, 5, 20, 100]  # steps after which the spectrum of ΔW is looked at
+WIDTH = 192  # the smaller side of every linear layer of the model
+RANKS = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, WIDTH]
+SHOWN = [f"transformer.h.{b}.{m}" for b in (0, 3) for m in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")]
 DIMENSIONS = [10, 30, 100, 300, 1000, 3000, 10_000, 30_000]
-PUSH = 1.0  # the c of c/√d
+TOP = 4  # directions that the last table compares
 
 
-def data(tok, style):
-    """(training examples, held-out examples) in a style."""
-    return tuple(lo.tokenize(tok, lo.corpus.stories(n, seed, style)) for n, seed in (TRAIN, HELD_OUT))
+# ---- training ----
+def data(tok):
+    """(training examples, held-out examples)."""
+    return tuple(lo.tokenize(tok, lo.corpus.stories(n, seed, STYLE)) for n, seed in (TRAIN, HELD_OUT))
 
 
-def full(style, seed=0, steps=STEPS):
-    """(a model after full fine-tuning, its tokenizer); the update is called "full"."""
+def tune(method, lr, seed, steps=STEPS):
+    """(model, loss before, loss after) of one training run; the update is called "tuned"."""
     model, tok = lo.load_model("tiny-gpt2")
-    lo.adapt(model, lo.FullFineTuning(), name="full")
-    how = {"steps": steps, "batch_size": BATCH, "lr": LR, "seed": seed}
-    lo.train(model, data(tok, style)[0], **how, progress=False)
-    return model, tok
+    train, held_out = data(tok)
+    base = lo.evaluate(model, held_out)
+    lo.adapt(model, method, name="tuned", seed=seed)
+    lo.train(model, train, steps=steps, batch_size=BATCH, lr=lr, seed=seed, progress=False)
+    return model, base, lo.evaluate(model, held_out)
 
 
+def run_d(d, seed):
+    _, base, loss = tune(lo.IntrinsicDimension(d=d), PUSH / d**0.5, seed)
+    return {"d": d, "seed": seed, "base": base, "loss": loss}
+
+
+# ---- the updates of full fine-tuning ----
 def linear_layers(model):
-    """{path: layer} of the layers whose ΔW the chapter looks at: all linear ones but the output head."""
-    layers = lo.adapted_layers(model)
-    return {p: layer for p, layer in layers.items() if p.rsplit(".", 1)[-1] in ("c_attn", "c_proj", "c_fc")}
-
-
-def numbers(matrix):
-    """What the chapter says about a matrix."""
-    f = lo.factor
-    return {
-        "numerical": f.numerical_rank(matrix), "effective": round(f.effective_rank(matrix), 2),
-        "stable": round(f.stable_rank(matrix), 2), "energy8": round(float(f.spectral_energy(matrix)[7]), 4),
-    }  # fmt: skip
+    """{path: layer} of all linear layers but the output head: 16 in the tiny model."""
+    ends = {path.rsplit(".", 1)[-1] for path in SHOWN}
+    return {p: layer for p, layer in lo.adapted_layers(model).items() if p.rsplit(".", 1)[-1] in ends}
 
 
 def keep(model, part):
-    """The held-out model with ΔW of every linear layer reduced to the directions in `part` (a slice), nothing else."""
-    rank = len(range(192)[part])
+    """Adapter "part": ΔW of every linear layer reduced to the directions in `part`, a slice; nothing else of the update."""
+    rank = len(range(WIDTH)[part])
     lo.adapt(model, lo.LoRA(r=rank, alpha=rank, target_modules="all-linear"), name="part")
     for layer in linear_layers(model).values():
-        U, S, Vt = lo.factor.truncated_svd(layer.delta("full"), 192)
+        U, S, Vt = lo.factor.truncated_svd(layer.delta("tuned"), WIDTH)
         update = layer.updates["part"]
         update.B.data, update.A.data = torch.tensor(U[:, part] * S[part]), torch.tensor(Vt[part])
 
 
-def loss_of_part(model, examples, part):
+def loss_of(model, held_out, part):
+    if not range(WIDTH)[part]:  # nothing kept: the base model
+        with lo.disabled(model):
+            return lo.evaluate(model, held_out)
     keep(model, part)
-    loss = lo.evaluate(model, examples)
+    loss = lo.evaluate(model, held_out)
     lo.delete_adapter(model, "part")
     return loss
+
+
+def energy(model, rank):
+    """Share of the energy of ΔW in its first `rank` directions, mean over the linear layers."""
+    deltas = [layer.delta("tuned") for layer in linear_layers(model).values()]
+    return float(np.mean([lo.factor.spectral_energy(d)[rank - 1] if rank else 0.0 for d in deltas]))
+
+
+def cuts(seed):
+    """One row per rank: energy kept, the loss with only the first r directions, the loss with only the others."""
+    model, base, full = tune(lo.FullFineTuning(), LR, seed)
+    _, held_out = data(lo.load_model("tiny-gpt2")[1])
+    rows = [
+        {"seed": seed, "rank": r, "base": base, "full": full, "energy": energy(model, r),
+         "kept": loss_of(model, held_out, slice(0, r)), "rest": loss_of(model, held_out, slice(r, WIDTH))}
+        for r in RANKS
+    ]  # fmt: skip
+    return rows, model
+
+
+def growth(steps):
+    """Means over the linear layers of what the chapter counts, after so many steps of full fine-tuning."""
+    model, _, loss = tune(lo.FullFineTuning(), LR, SEEDS[0], steps)
+    deltas = [layer.delta("tuned") for layer in linear_layers(model).values()]
+    f = lo.factor
+    counts = {
+        "numerical": f.numerical_rank, "effective": f.effective_rank, "stable": f.stable_rank,
+        "half": lambda dW: f.rank_for_energy(dW, 0.5), "norm": torch.linalg.norm,
+    }  # fmt: skip
+    return {"steps": steps, "loss": loss} | {k: float(np.mean([float(g(d)) for d in deltas])) for k, g in counts.items()}
+
+
+def spectra(model):
+    """{path: singular values of W0 and ΔW, and how their strongest directions meet} for the layers that are drawn."""
+    return {path: layer_numbers(linear_layers(model)[path]) for path in SHOWN}
+
+
+def layer_numbers(layer):
+    """Hu et al. 2021, §7.3: ΔW's first directions U, V; how much of W0 they see, ‖Uᵀ W0 V‖, beside W0's own and chance."""
+    W0 = weight_of(layer.base).detach().double().numpy()
+    dW = layer.delta("tuned").double().numpy()
+    U, S, Vt = lo.factor.truncated_svd(dW, TOP)
+    seen = {
+        "by_delta": np.linalg.norm(U.T @ W0 @ Vt.T), "by_W0": np.linalg.norm(lo.factor.singular_values(W0)[:TOP]),
+        "by_chance": np.linalg.norm(W0) * TOP / np.sqrt(W0.size), "delta": np.linalg.norm(S),
+    }  # fmt: skip
+    return {
+        "shape": list(W0.shape),
+        "W0": list(lo.factor.singular_values(W0)), "delta": list(lo.factor.singular_values(dW)),
+        "phi": lo.factor.subspace_similarity(dW, W0, TOP, TOP), "seen": seen,
+    }  # fmt: skip
+
+
+# ---- files ----
+def fingerprint():
+    """Changes with the model and the settings: results of another model are never mixed with new ones."""
+    folder = Path(lo.__file__).parent / "assets" / "tiny-gpt2"
+    settings = (STYLE, BATCH, SEEDS, STEPS, TRAIN, HELD_OUT, LR, PUSH, GROWTH, RANKS, SHOWN, DIMENSIONS, TOP)
+    digest = hashlib.sha256(repr(settings).encode())
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer.json")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def load(name):
+    """The results so far, or an empty file when there are none for this model and these settings."""
+    path = RESULTS / f"{name}.json"
+    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if found.get("fingerprint") == fingerprint():
+        return found
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    about = {"style": STYLE, "steps": STEPS, "batch_size": BATCH, "seeds": SEEDS, "versions": versions}
+    empty = {"cuts": [], "growth": [], "layers": {}} if name == "ch02_updates" else {"push": PUSH, "full": [], "runs": []}
+    return {"made_by": "book/experiments/ch02_intrinsic.py", "fingerprint": fingerprint(), "seconds": 0.0} | about | empty
+
+
+def short(value):
+    """Floats with 4 significant digits, all through."""
+    if isinstance(value, dict):
+        return {key: short(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [short(v) for v in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def save(name, results, seconds):
+    results["seconds"] = round(results["seconds"] + seconds, 1)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    part = RESULTS / f"{name}.part"
+    text = json.dumps(short(results), ensure_ascii=False).replace("}, ", "},\n").replace('": {', '":\n{')
+    part.write_text(text + "\n", "utf-8")
+    part.replace(RESULTS / f"{name}.json")
+
+
+def missing(updates, intrinsic):
+    """What is still to do: [(file, what, argument), …]."""
+    todo = [("ch02_updates", "cuts", s) for s in SEEDS if s not in {row["seed"] for row in updates["cuts"]}]
+    done = {row["steps"] for row in updates["growth"]}
+    todo += [("ch02_updates", "growth", n) for n in GROWTH if n not in done]
+    todo += [("ch02_intrinsic", "full", s) for s in SEEDS if s not in {row["seed"] for row in intrinsic["full"]}]
+    done = {(row["d"], row["seed"]) for row in intrinsic["runs"]}
+    return todo + [("ch02_intrinsic", "runs", (d, s)) for d in DIMENSIONS for s in SEEDS if (d, s) not in done]
+
+
+def perform(results, what, argument):
+    if what == "cuts":
+        rows, model = cuts(argument)
+        results["cuts"] += rows
+        if argument == SEEDS[0]:
+            results["layers"] = spectra(model)
+    elif what == "growth":
+        results["growth"].append(growth(argument))
+    elif what == "full":
+        model, base, loss = tune(lo.FullFineTuning(), LR, argument)
+        weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        results |= {"weights": weights}
+        results["full"].append({"seed": argument, "base": base, "loss": loss})
+    else:
+        results["runs"].append(run_d(*argument))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args(argv).check
+    torch.set_num_threads(1)
+    files = {name: load(name) for name in ("ch02_updates", "ch02_intrinsic")}
+    todo = missing(*files.values())
+    print(f"{len(todo)} runs to do; {sum(f['seconds'] for f in files.values()) / 60:.1f} minutes spent so far.", flush=True)
+    if check:
+        return 1 if todo else 0
+    for n, (name, what, argument) in enumerate(todo, 1):
+        began = time.process_time()
+        perform(files[name], what, argument)
+        save(name, files[name], time.process_time() - began)
+        print(f"{n}/{len(todo)}  {what} {argument}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

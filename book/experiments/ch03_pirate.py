@@ -1,9 +1,9 @@
-"""Experiment of chapter 3: LoRA (r = 8 on c_attn) learns the pirate style; what does the model write meanwhile?
+"""Experiment of chapter 3: LoRA (r = 8 on c_attn) learns the pirate style; what does the model write?
 
     python book/experiments/ch03_pirate.py            about a minute on one core
 
-Writes lowrank_edu/assets/results/ch03_pirate.json: at a few steps the loss on held-out stories, the mean style
-score of 64 sampled stories, and three of them. tests/test_ch03.py trains the first steps again and compares.
+Writes lowrank_edu/assets/results/ch03_pirate.json: at a few steps the loss on held-out stories, the mean
+style score of 64 sampled stories, and three of them. A test trains the first steps again and compares.
 """
 
 import json
@@ -45,7 +45,7 @@ def run(stops=STOPS, shown=3, sampled=64):
     for stop in stops:
         while step < stop:
             rows = data[16 * step : 16 * (step + 1)]
-            loss = model(**lo.training.collate(rows)).loss
+            loss = model(**lo.training.collate(rows, "cpu")).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
