@@ -42,10 +42,12 @@ def train_style(style, steps=STEPS):
 
 
 def judge(model, tok, style, n=50):
-    """Share of samples that are all in the style, and two of them."""
+    """How much of each style is in n samples from nothing (mean score), the share that is all in `style`, and two."""
     texts = lo.sample(model, tok, n=n, max_new_tokens=100, seed=SEED)
     good = [corpus.style_score(t, style) > 0.9 for t in texts]
-    return {"in style": float(np.mean(good)), "samples": [t for t, g in zip(texts, good, strict=True) if g][:2]}
+    scores = {other: round(float(np.mean([corpus.style_score(t, other) for t in texts])), 2) for other in STYLES}
+    whole = [t for t, g in zip(texts, good, strict=True) if g and corpus.parse(t, style).valid]
+    return {"in style": float(np.mean(good)), "scores": scores, "samples": (whole or texts)[:2]}
 
 
 def loaded(dtype, styles=STYLES):
@@ -91,7 +93,7 @@ def peft_model(dtype, styles):
 
 
 @torch.no_grad()
-def drift(dtype, styles, cycles=CYCLES):
+def drift(dtype, styles, cycles):
     """PEFT merges one adapter and subtracts it again, the next in turn, and so on: how far is W from W0?
 
     One entry per number of cycles: largest |W − W0|, share of weights that moved, and a corner of W − W0.
@@ -154,7 +156,7 @@ def main():
         out["merge"][name] = {k: float(f"{v:.6g}") for k, v in merge_error(dtype).items()}
         print(name, out["merge"][name], flush=True)
         for order, styles in ORDERS.items():
-            entries = drift(dtype, styles)
+            entries = drift(dtype, styles, CYCLES)
             out["drift"][f"{name} {order}"] = [packed(e) for e in entries]
             print(name, order, [(c, e["max"], e["moved"]) for c, e in zip(CYCLES, entries, strict=True)], flush=True)
         out["merge"][name]["ours exact"] = ours(dtype, STYLES, CYCLES[-1])

@@ -1,6 +1,6 @@
 """The picture on the landing page and in the README: one photograph from 1, 4 and 16 layers, and whole.
 
-    python book/tools/cover.py        write book/_static/cover.png again
+python book/tools/cover.py        write book/_static/cover.png again
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RANKS = (1, 4, 16)
 
 
 def cover():
-    """A figure of four portraits; under each, the share of numbers that it is made of, as text and as a bar."""
+    """Four portraits; under each, how many numbers it is made of, as text and as a bar."""
     picture = photograph()  # (120, 100) between −1 and 1
     rows, columns = picture.shape
     shown = []

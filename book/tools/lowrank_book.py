@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from docstrings import as_rst
+
 
 def without_live_code(app, page, template, context, doctree):
     """Leave out sphinx-thebe, which jupyter-book always adds: it names another host on every page, twice."""
@@ -20,7 +22,13 @@ def follow_the_reader(app, config):
     config.html_context.setdefault("default_mode", "auto")
 
 
+def readable_docstrings(app, what, name, obj, options, lines):
+    """Hand docstrings to Sphinx in its own markup."""
+    lines[:] = as_rst(lines)
+
+
 def setup(app):
+    app.connect("autodoc-process-docstring", readable_docstrings)
     app.connect("config-inited", follow_the_reader)
     app.connect("html-page-context", without_live_code, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
