@@ -263,9 +263,13 @@ def d90(dims, losses, base, full):
 
 
 def _d90_cases(rng):
-    dims, falling = [10, 100, 1000, 10_000], [2.95, 2.2, 0.80, 0.62]
-    wavy = [1.85, 0.79, 0.83, 0.71]
-    return [(dims, falling, 3.0, 0.6), (dims, wavy, 2.0, 0.7), ([5, 50, 500], [1.49, 1.105, 1.02], 1.5, 1.0)]
+    dims, falling = [10, 100, 1000, 10_000, 100_000], [2.95, 2.2, 0.80, 0.65, 0.61]
+    wavy = [1.85, 0.79, 0.71, 0.75]  # training is noisy: the loss need not fall with every d
+    return [
+        (dims, falling, 3.0, 0.6),
+        (dims[:4], wavy, 2.0, 0.7),
+        ([5, 50, 500], [1.49, 1.105, 1.02], 1.5, 1.0),
+    ]
 
 
 def _first(test, pick=min):
