@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from .adapting import adapted_layers, check_free, install, method_of
 from .methods import FullFineTuning, IntrinsicDimension
-from .peft_format import from_peft, to_peft, without_base_copies
+from .peft_format import from_peft, to_peft, without_copies
 from .updates import Projected
 
 OWN = {method.__name__: method for method in (FullFineTuning, IntrinsicDimension)}
@@ -60,7 +60,7 @@ def load_adapter(model, path, name="default", *, trainable=True):
     config, tensors = _read(path, kind)
     if kind == "adapter":
         method, updates, slots, finish = from_peft(model, config, tensors, path)
-        _fill(slots, without_base_copies(model, tensors, slots), path)
+        _fill(slots, without_copies(model, tensors, slots), path)
         finish()
     else:
         method, seed = _own_method(config, path)

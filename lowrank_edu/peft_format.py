@@ -110,15 +110,21 @@ def from_peft(model, config, tensors, path):
     return method, updates, slots, finish
 
 
-def without_base_copies(model, tensors, slots):
-    """PEFT also saves the weight of an adapted embedding or head; it is left out if it is the model's own."""
+def without_copies(model, tensors, slots):
+    """The tensors without the copies that PEFT adds: the weight of an adapted embedding or head if it is the
+    model's own; and with bias="all", biases of saved modules again, and the second names of tied biases."""
     kept, bases = {}, leaves(model)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    held = {id(p) for base in bases.values() for p in base.parameters()}
     for key, value in tensors.items():
-        module = key.removeprefix(PREFIX).removesuffix(".weight").removesuffix(".base_layer")
-        plain = key.endswith(".weight") and key not in slots
-        own = getattr(bases.get(module), "weight", None) if plain else None
-        if own is None or own.shape != value.shape or not torch.equal(own.cpu(), value.to(own.dtype)):
-            kept[key] = value
+        module, _, kind = key.removeprefix(PREFIX).rpartition(".")
+        module = module.removesuffix(".base_layer")
+        again = module.endswith((".original_module", ".modules_to_save"))
+        alias = module not in bases and id(parameters.get(f"{module}.{kind}")) in held
+        own = getattr(bases.get(module), kind, None) if key not in slots else None
+        if again or alias or (own is not None and torch.equal(own.cpu(), value.to(own.dtype))):
+            continue
+        kept[key] = value
     return kept
 
 
