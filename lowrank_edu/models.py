@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import socket
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -44,9 +45,24 @@ def _tiny(name, dtype):
 
     if not (TINY / "model.safetensors").exists():
         raise RuntimeError(f"the weights of tiny-gpt2 are not in {TINY.name}/: run `make pretrain` in the book's folder")
-    model = GPT2LMHeadModel.from_pretrained(TINY, dtype=dtype, local_files_only=True)
+    with _no_bar():
+        model = GPT2LMHeadModel.from_pretrained(TINY, dtype=dtype, local_files_only=True)
     model.config.name_or_path = name                 # not the path of this machine: it would be printed and saved
     return model, PreTrainedTokenizerFast.from_pretrained(TINY, local_files_only=True)
+
+
+@contextmanager
+def _no_bar():
+    """No bar for a load of a moment: in a notebook it is a widget, whose random id is saved with the page."""
+    from transformers.utils import logging
+
+    was_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            logging.enable_progress_bar()
 
 
 def _hub(name, dtype):
