@@ -55,14 +55,15 @@ def require(condition, message):
 class LoRA:
     """ΔW = α/r · B A on the chosen layers.   Hu et al. 2021 · chapters 3 to 5.
 
-    r, alpha         rank and loudness; rank_pattern and alpha_pattern give single layers their own {name or
-    regex: value} target_modules   list of names or suffixes, one regular expression, or "all-linear" (all
-    but the output head) init             "kaiming", "gaussian", "orthogonal" start at B A = 0; "pissa" and
-    "olora" start from W0 (residual) use_rslora       scale α/√r instead of α/r
-    Kalajdzievski 2023 use_dora         learn the norm of every row apart              Liu et al. 2024 bias
-    "none", "lora_only" (of adapted layers), "all": train these biases too blocks           {"c_attn": ("q",
-    "v")}: adapt slices of a fused layer, each with an A of its own modules_to_save  names of modules trained
-    whole, such as a new head
+    r, alpha         rank and loudness; rank_pattern and alpha_pattern give single layers their own
+                     {name or regex: value}
+    target_modules   list of names or suffixes, a regular expression, or "all-linear": all but the head
+    init             "kaiming", "gaussian", "orthogonal" start at B A = 0; "pissa" and "olora" start from W0
+    use_rslora       scale α/√r instead of α/r: Kalajdzievski 2023
+    use_dora         learn the norm of every row apart: Liu et al. 2024
+    bias             "none", "lora_only" (of adapted layers), "all": train these biases too
+    blocks           {"c_attn": ("q", "v")}: adapt slices of a fused layer, each with an A of its own
+    modules_to_save  names of modules trained whole, such as a new head
     """
 
     r: int = 8

@@ -1,7 +1,7 @@
 """Docstrings are written for people who read the source; this turns them into what Sphinx reads.
 
-Plain paragraphs stay text, with `names` in code type and no sign taken for markup. A paragraph that is set out
-by hand, indented or in columns, keeps its lines exactly. Lists stay lists.
+Plain paragraphs stay text, with `names` in code type and no sign taken for markup. Two columns, as for
+arguments and their meanings, become definitions. An indented paragraph keeps its lines. Lists stay lists.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from itertools import groupby
 
 LIST = re.compile(r"\s*[-*] ")
-COLUMNS = re.compile(r"\S {2,}\S")  # two words with a gap between them, as in a table made by hand
+COLUMNS = re.compile(r"(\S.*?) {2,}(\S.*)")  # a name, a gap, and what it means
 ROLE = re.compile(r":[a-z:]+:`[^`]+`")
 
 
@@ -21,21 +21,34 @@ def as_rst(lines: list[str]) -> list[str]:
         if blank:
             continue
         paragraph = [line.rstrip() for line in group]
-        if all(LIST.match(line) or line.startswith("  ") for line in paragraph) and LIST.match(paragraph[0]):
+        indented = [line.startswith(" ") for line in paragraph]
+        if LIST.match(paragraph[0]):
             out += ["", *listed(paragraph), ""]
+        elif indented[0]:
+            out += ["", ".. code-block:: text", "", *("    " + line for line in paragraph), ""]
         else:
-            for laid_out, part in groupby(paragraph, key=is_laid_out):
-                text = list(part)
-                out += ["", *(literal(text) if laid_out else [inline(" ".join(text))]), ""]
+            out += ["", *text_and_columns(paragraph), ""]
     return out
 
 
-def is_laid_out(line: str) -> bool:
-    return line.startswith(" ") or bool(COLUMNS.search(line))
-
-
-def literal(part: list[str]) -> list[str]:
-    return ["::", "", *("    " + line for line in part)]
+def text_and_columns(paragraph: list[str]) -> list[str]:
+    """Lines of text joined to one; lines in columns, with indented continuations, as definitions."""
+    in_columns = [bool(COLUMNS.fullmatch(line)) or line.startswith(" ") for line in paragraph]
+    out: list[str] = []
+    for columns, group in groupby(zip(in_columns, paragraph, strict=True), key=lambda pair: pair[0]):
+        part = [line for _, line in group]
+        if columns and len(part) > 1:
+            for line in part:
+                found = None if line.startswith(" ") else COLUMNS.fullmatch(line)
+                if found or not out:
+                    name, meaning = found.groups() if found else ("", line)
+                    out += ["", f"``{name}``", f"    {inline(meaning)}"]
+                else:
+                    out += [f"    {inline(line.strip())}"]
+            out.append("")
+        else:
+            out.append(inline(" ".join(line.strip() for line in part)))
+    return out
 
 
 def listed(paragraph: list[str]) -> list[str]:
