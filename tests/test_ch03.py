@@ -195,7 +195,7 @@ def test_the_picture_moves_by_keyboard_and_click():
         size, r = anatomy.GPT2["GPT-2"], 8
         assert shown.locator("[data-el=trainable]").text_content() == f"{anatomy.counts(size, ALL, r)[0]:,}"
         for name in figures.block_anatomy().controls[0].options:  # every layer has something to say
-            shown.locator(f"input[value='{name}']").focus()
+            shown.locator(f"[data-control=layer][value='{name}']").focus()
             shown.keyboard.press("Space")
             assert name in shown.locator("[data-el=does]").inner_text()
         assert not shown.errors

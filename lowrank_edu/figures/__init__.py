@@ -10,10 +10,14 @@ from importlib import import_module
 
 # function -> module of this folder. A function may not have the name of a module: the module would hide it.
 _HOMES = {
+    "merge_drift": "merge_meter",
     "loss_curve": "curves",
+    "update_spectra": "updates",
+    "loss_against_d": "dimension",
     "spectrum": "spectra",
     "rank_picture": "picture",
     "block_anatomy": "anatomy",
+    "training_replay": "samples",
     "learning_map": "scale_map",
     "start_race": "races",
 }

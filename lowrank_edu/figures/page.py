@@ -193,7 +193,7 @@ def _page(f):
     data = dumps(f.data, ensure_ascii=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         data = data.replace(sign, f"\\u{ord(sign):04x}")
-    draw = f.draw.replace("</", r"<\/")  # the same in JavaScript, and it cannot end the script either
+    draw = f.draw.replace("</script", r"<\/script")  # the same in JavaScript, and it cannot end the script
     side = "".join(control.html(me) for control in f.controls) + f.panel
     side = f'<div class="lo-side">{side}</div>' if side else ""
     still = (
