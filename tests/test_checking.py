@@ -448,6 +448,7 @@ def test_run_observes_behaviour_and_names_the_part_that_differs():
         return delta(A, B, alpha, r)
 
     watched = dataclasses.replace(DELTA, reference=careful, run=observe, mistakes=[])
+    assert says(stub, watched).diagnosis == says(empty, watched).diagnosis == "not yet"
     assert says(careful, watched).passed
     result = says(lambda A, B, alpha, r: delta(A, B, alpha, max(r, 1)), watched)
     assert "In 'r = 0'" in result.message and "'accepts r = 0'" in result.message

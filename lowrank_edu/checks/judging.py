@@ -17,6 +17,7 @@ from .comparing import NotNumbers, as_array, close, same_text, show
 from .diagnosis import diagnose
 
 NOT_YET = "Not yet. The first hint is one click away, and the chapter goes on without your answer."
+IDLE = {"RESUME", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST", "NOP", "POP_TOP"}
 CHANGED = (
     "Right numbers, once. But `{name}` itself changed: call it twice and the second answer differs. "
     "Compute a new value and return that."
@@ -64,7 +65,7 @@ def _is_function(answer):
 
 # ---- answers that are functions ---------------------------------------------------------------------------
 def judge_function(exercise, answer):
-    if unfinished(answer):
+    if unfinished(answer) or _is_stub(answer):
         return "not yet", NOT_YET
     if problem := _wrong_kind(exercise, answer):
         return problem
@@ -226,8 +227,16 @@ def _square(case) -> bool:
     return bool(shapes) and any(rows == columns for rows, columns in shapes)
 
 
+def _is_stub(answer) -> bool:
+    """A function that only gives back `...` or None: nothing to run, whatever the exercise would observe."""
+    code = getattr(answer, "__code__", None)
+    if code is None or any(i.opname not in IDLE for i in dis.get_instructions(code)):
+        return False
+    return all(unfinished(c) or c == answer.__doc__ for c in code.co_consts)
+
+
 def _works(answer) -> bool:
-    """Does its body compute anything, or is it a stub?"""
+    """Does its body compute anything?"""
     code = getattr(answer, "__code__", None)
     busy = ("BINARY", "CALL", "STORE", "FOR")
     return code is not None and any(i.opname.startswith(busy) for i in dis.get_instructions(code))
