@@ -1,16 +1,19 @@
 """Chapter 3: each wrong answer gets the sentence that helps, and the figure counts like the models do."""
 
+import importlib.util
 import json
 import re
 
 import figure_page
 import numpy as np
 import pytest
-from helpers import assert_distinct_sentences, assert_notebook_shows
+from helpers import CHAPTERS, assert_distinct_sentences, assert_notebook_shows
 
-from lowrank_edu import exercises, figures
+from lowrank_edu import exercises, figures, shipped
 from lowrank_edu.checking import examine
 from lowrank_edu.figures import anatomy
+
+ROOT = CHAPTERS.parent
 
 # ---- exercises -----------------------------------------------------------------------------------------
 
@@ -195,8 +198,7 @@ def test_the_picture_moves_by_keyboard_and_click():
         size, r = anatomy.GPT2["GPT-2"], 8
         assert shown.locator("[data-el=trainable]").text_content() == f"{anatomy.counts(size, ALL, r)[0]:,}"
         for name in figures.block_anatomy().controls[0].options:  # every layer has something to say
-            shown.locator(f"[data-control=layer][value='{name}']").focus()
-            shown.keyboard.press("Space")
+            shown.locator("[data-control=layer]").select_option(name)
             assert name in shown.locator("[data-el=does]").inner_text()
         assert not shown.errors
 
@@ -205,3 +207,38 @@ def test_the_figure_is_described():
     figure = figures.block_anatomy()
     assert "2304 by 768" in figure.alt and "294,912" in figure.alt
     assert json.dumps(figure.data)
+
+
+# ---- the page ------------------------------------------------------------------------------------------
+
+
+def code_cells():
+    cells = json.loads((CHAPTERS / "ch03_lora.ipynb").read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_lora_takes_thirty_lines():
+    """The title promises it: update, layer, placing and training, imports and blank lines not counted."""
+    parts = [
+        next(code for code in code_cells() if line in code)
+        for line in ("class LowRank", "class Adapted", "def add_lora", "optimizer.step()")
+    ]
+    lines = [line for code in parts for line in code.splitlines() if line.strip() and "import " not in line]
+    assert len(lines) == 30
+
+
+def test_the_recorded_run_happens_again():
+    """The first steps of the experiment, trained here: the same loss within a small band, the same floor."""
+    pytest.importorskip("transformers")
+    spec = importlib.util.spec_from_file_location(
+        "ch03_pirate", ROOT / "book" / "experiments" / "ch03_pirate.py"
+    )
+    experiment = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(experiment)
+    shipped_record = shipped.results("ch03_pirate")
+    again = experiment.run(stops=[0, 10], sampled=3)
+    at = [shipped_record["steps"].index(step) for step in again["steps"]]
+    assert again["floor"] == pytest.approx(shipped_record["floor"], abs=1e-4)
+    assert again["loss"] == pytest.approx([shipped_record["loss"][i] for i in at], abs=0.02)
+    assert shipped_record["score"][0] < 0.1 < 0.9 < shipped_record["score"][-1]
+    assert shipped_record["loss"][-1] < shipped_record["loss"][0] - 0.05

@@ -1,6 +1,6 @@
 """One block of GPT-2: which layers are frozen, which carry LoRA, what each costs.   chapter 3"""
 
-from .page import Choice, Figure, Slider, key, meter, script, svg, tiles
+from .page import Choice, Figure, Select, Slider, key, meter, script, svg, tiles
 
 # name: (what it does, (d_out, d_in) in units of d and of the inner width, y in the picture)
 LINEAR = {
@@ -43,10 +43,10 @@ def block_anatomy(config=None, r=8, name="tiny-gpt2", slug="anatomy"):
         alt=_alt(first, sizes[first], r),
         caption=CAPTION,
         controls=[
-            Choice("layer", "Layer", LAYERS, "c_attn"),
+            Select("layer", "Layer", LAYERS, "c_attn"),
             Choice("target", "LoRA sits on", TARGETS),
             Slider("r", "Rank r", [1, 2, 4, 8, 16, 32, 64], start=r),
-            Choice("model", "Model", list(sizes)),
+            Select("model", "Model", list(sizes)),
         ],
         data={
             "sizes": sizes,
