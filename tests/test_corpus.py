@@ -41,7 +41,7 @@ def drawn(seed):
 @settings(max_examples=60, deadline=None)
 def test_generator_scorer_and_reader_agree(seed):
     text, logp, env = drawn(seed)
-    assert corpus.log_prob(text) == pytest.approx(logp, abs=1e-9)      # no ambiguity: one derivation each
+    assert corpus.log_prob(text) == pytest.approx(logp, abs=1e-9)  # no ambiguity: one derivation each
     assert corpus.parse(text).valid
     assert corpus.GRAMMAR.read(words(text)).values == env
     assert text.startswith(" ") and join(words(text)) == text
@@ -50,7 +50,7 @@ def test_generator_scorer_and_reader_agree(seed):
 TOY = Grammar(
     {"story": ["{who} [ran|ran|sat] <tail:who.kind>", "<name> sat ."], "name": ["{who}"],
      "tail.he": ["and he won .", "."], "tail.she": ["and she won ."]},
-    {"who": {"Tom": {"": "Tom", "kind": "he"}, "Ada": {"": "Ada", "kind": "she"}, "Ben": {"": "Ben", "kind": "he"}}},
+    {"who": {n: {"": n, "kind": k} for n, k in [("Tom", "he"), ("Ada", "she"), ("Ben", "he")]}},
     {"who": "who"})  # fmt: skip
 
 
@@ -67,9 +67,11 @@ def test_log_prob_sums_all_derivations_of_an_ambiguous_grammar():
     for text, p in by_hand.items():
         assert math.exp(TOY.log_prob(text.split())) == pytest.approx(p, rel=1e-12), text
     alphabet = sorted({w for t in by_hand for w in t.split()})
-    total = sum(math.exp(TOY.log_prob(list(w))) for n in range(1, 5) for w in itertools.product(alphabet, repeat=n))
+    total = sum(
+        math.exp(TOY.log_prob(list(w))) for n in range(1, 5) for w in itertools.product(alphabet, repeat=n)
+    )
     short = sum(p for t, p in by_hand.items() if len(t.split()) < 5)
-    assert total == pytest.approx(short, rel=1e-12)                    # nothing else has any probability
+    assert total == pytest.approx(short, rel=1e-12)  # nothing else has any probability
 
 
 def test_generated_frequencies_match_log_prob():
@@ -85,12 +87,13 @@ def test_generated_frequencies_match_log_prob():
 
 
 def test_entropy_agrees_with_a_count_of_the_choices():
-    """Independent oracle: the entropy added up by hand from the sizes of the choices that every story makes."""
+    """Independent oracle: the entropy added up by hand from the sizes of the choices that every story
+    makes."""
     sizes = [len(v) for v in tales.VARIABLES.values()]
     fixed = sum(math.log(s) for s in sizes)
     means = [corpus.entropy(corpus.stories(150, seed)) for seed in range(3)]
     assert max(means) - min(means) < 0.5
-    assert fixed + 5 < np.mean(means) < fixed + 11                     # a dozen two- and three-way choices of wording
+    assert fixed + 5 < np.mean(means) < fixed + 11  # a dozen two- and three-way choices of wording
 
 
 def test_floor_is_nats_over_tokens_and_the_same_for_every_style():
@@ -125,8 +128,11 @@ def test_a_changed_entity_breaks_exactly_its_constraint(var, constraint):
             mood = tales.TRAITS[env["trait"]]
             new = next(t for t, m in tales.TRAITS.items() if m == mood and t != env["trait"])
         elif var == "place":
-            new = next(p for p, v in tales.PLACES.items()
-                       if p != env["place"] and v.split()[0] == tales.PLACES[env["place"]].split()[0])
+            new = next(
+                p
+                for p, v in tales.PLACES.items()
+                if p != env["place"] and v.split()[0] == tales.PLACES[env["place"]].split()[0]
+            )
         else:
             new = other(var, env[var])
         broken = swap(text, env[var], new)
@@ -136,15 +142,19 @@ def test_a_changed_entity_breaks_exactly_its_constraint(var, constraint):
 
 
 def test_wrong_pronoun_preposition_sight_use_and_deed_are_caught():
-    text = (" Mia was a brave girl who lived in the cave. She loved to fly the red kite of her uncle. "
-            "But in the cave near the bats the kite got lost. So Mia went alone into the dark. "
-            "Soon the red kite was found. How brave you are, said her uncle.")
+    text = (
+        " Mia was a brave girl who lived in the cave. She loved to fly the red kite of her uncle. "
+        "But in the cave near the bats the kite got lost. So Mia went alone into the dark. "
+        "Soon the red kite was found. How brave you are, said her uncle."
+    )
     assert corpus.parse(text).valid
     for old, new, constraint in [
         ("She loved", "He loved", "who"), ("girl", "boy", "who"), ("But in", "But on", "where"),
-        ("bats", "gulls", "where"), ("fly", "kick", "what"), ("went alone into the dark", "ran the wrong way", "resolution"),
+        ("bats", "gulls", "where"), ("fly", "kick", "what"),
+        ("went alone into the dark", "ran the wrong way", "resolution"),
         ("Soon the red kite was found", "Soon the red kite was mended", "resolution"),
-        ("Soon the red kite was found. How brave you are", "The red kite was never found. Do not be so brave", "resolution"),
+        ("Soon the red kite was found. How brave you are", "The red kite was never found. Do not be so brave",
+         "resolution"),
     ]:  # fmt: skip
         assert old in text
         verdict = corpus.parse(text.replace(old, new))
@@ -158,7 +168,7 @@ def test_damaged_grammar_is_never_valid(seed, where, damage):
     text, _, _ = drawn(seed)
     parts = words(text)
     i = where % len(parts)
-    parts[i:i + 1] = {"drop": [], "double": [parts[i]] * 2, "zebra": ["zebra"]}[damage]
+    parts[i : i + 1] = {"drop": [], "double": [parts[i]] * 2, "zebra": ["zebra"]}[damage]
     broken = join(parts)
     verdict = corpus.parse(broken)
     assert not verdict.valid and corpus.log_prob(broken) == -math.inf
@@ -200,7 +210,7 @@ def test_style_round_trip_score_and_exact_probability(name):
     for text in STORIES:
         styled = corpus.style(name)(text)
         assert corpus.style_score(styled, name) == 1 and corpus.style_score(text, name) == 0
-        assert sum(w in style.marks for w in words(styled)) >= 4        # visible in every story
+        assert sum(w in style.marks for w in words(styled)) >= 4  # visible in every story
         assert corpus.log_prob(styled, style=name) == pytest.approx(corpus.log_prob(text), abs=1e-9)
         assert corpus.parse(styled, style=name).valid and not corpus.parse(styled).valid
         assert corpus.log_prob(text, style=name) == -math.inf
@@ -213,7 +223,7 @@ def test_style_round_trip_score_and_exact_probability(name):
 
 def test_style_score_grows_with_the_share_of_styled_words():
     plain, styled = words(STORIES[0]), words(corpus.restyle(STORIES[0], "pirate"))
-    half = join(styled[:len(styled) // 2] + plain[len(plain) // 2:])
+    half = join(styled[: len(styled) // 2] + plain[len(plain) // 2 :])
     assert 0.2 < corpus.style_score(half, "pirate") < 0.8
     assert corpus.style_score("", "pirate") == 0
 
@@ -224,7 +234,7 @@ def test_style_marks_are_not_plain_words_and_tables_have_no_dead_entries():
         assert not style.marks & plain
         assert set(style.table) <= plain
         if style.reversible:
-            assert len({v for v in style.table.values()}) == len(style.table)
+            assert len(set(style.table.values())) == len(style.table)
 
 
 def test_style_errors_name_what_exists():
@@ -250,7 +260,7 @@ def test_sentences_state_their_record(seed):
         replaced = swap(text, right, wrong)
         assert corpus.slots(record, replaced) == {s: s != slot for s in VALUES}
         assert corpus.slot_accuracy(record, replaced) == pytest.approx(0.8)
-        assert corpus.slot_accuracy(record, text + " " + wrong) == pytest.approx(0.8)   # both is not exact
+        assert corpus.slot_accuracy(record, text + " " + wrong) == pytest.approx(0.8)  # both is not exact
     assert corpus.slot_accuracy(record, "") == 0
 
 
@@ -260,5 +270,6 @@ def test_a_record_refuses_an_unknown_value():
 
 
 def test_corpus_needs_only_numpy():
-    code = "import sys, lowrank_edu.corpus; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'matplotlib')))"
+    heavy = "{'torch', 'transformers', 'matplotlib'}"
+    code = f"import sys, lowrank_edu.corpus; sys.exit(not {heavy}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -18,12 +18,37 @@ import numpy as np
 
 from . import tales
 from .grammar import Grammar, join, words
-from .restaurants import Record, meaning, restaurants, sentence, slot_accuracy, slots
+from .restaurants import VALUES, Record, meaning, restaurants, sentence, slot_accuracy, slots
 from .styles import STYLES, Style, get, restyle, strip, style_score, styles, unstyle
 
-__all__ = ["CONSTRAINTS", "GRAMMAR", "Record", "STYLES", "Style", "Verdict", "entropy", "floor", "join", "lexicon",
-           "log_prob", "meaning", "mixture", "parse", "restaurants", "restyle", "sentence", "slot_accuracy", "slots",
-           "stories", "style", "style_score", "styles", "unstyle", "validity", "words"]
+__all__ = [
+    "CONSTRAINTS",
+    "GRAMMAR",
+    "STYLES",
+    "Record",
+    "Style",
+    "Verdict",
+    "entropy",
+    "floor",
+    "join",
+    "lexicon",
+    "log_prob",
+    "meaning",
+    "mixture",
+    "parse",
+    "restaurants",
+    "restyle",
+    "sentence",
+    "slot_accuracy",
+    "slots",
+    "stories",
+    "style",
+    "style_score",
+    "styles",
+    "unstyle",
+    "validity",
+    "words",
+]
 
 CONSTRAINTS = tales.CONSTRAINTS
 GRAMMAR = Grammar(tales.RULES, tales.VARIABLES, tales.CONSTRAINT)
@@ -77,22 +102,30 @@ def log_prob(text: str, style: str | None = None) -> float:
 def parse(text: str, style: str | None = None) -> Verdict:
     """Read a text by replaying the grammar, and judge each constraint.
 
-    who: names, pronouns and relatives agree. where: the place, its preposition and its sights agree.
-    what: the thing, its colour and its use agree. resolution: the deed and the end follow from trait and trouble.
-    The reading with the fewest broken constraints counts; a story that cannot be read to the end has no resolution.
+    * who: names, pronouns and relatives agree;
+    * where: the place, its preposition and its sights agree;
+    * what: the thing, its colour and its use agree;
+    * resolution: the deed and the end follow from the trait and the trouble.
+
+    The reading with the fewest broken constraints counts. A story that cannot be read to its end has no
+    resolution.
     """
     seen, s = _inner(text, style)
     if seen is None:
         return Verdict(False, *(False,) * len(CONSTRAINTS), read="")
     reading = GRAMMAR.read(seen, style=s)
     broken = reading.broken | (set() if reading.complete else {"resolution"})
-    return Verdict(reading.complete, *(c not in broken for c in CONSTRAINTS), read=join(seen[:reading.position]))
+    return Verdict(
+        reading.complete, *(c not in broken for c in CONSTRAINTS), read=join(seen[: reading.position])
+    )
 
 
 def validity(texts, style: str | None = None) -> dict[str, float]:
     """Share of texts that keep each constraint, and of those that are ``valid`` in all."""
     verdicts = [parse(t, style) for t in texts]
-    return {c: sum(getattr(v, c) for v in verdicts) / len(verdicts) for c in ("valid", "grammar", *CONSTRAINTS)}
+    return {
+        c: sum(getattr(v, c) for v in verdicts) / len(verdicts) for c in ("valid", "grammar", *CONSTRAINTS)
+    }
 
 
 def entropy(texts, style: str | None = None) -> float:
@@ -101,7 +134,7 @@ def entropy(texts, style: str | None = None) -> float:
 
 
 def floor(texts, n_tokens: int, style: str | None = None) -> float:
-    """−log p of these stories / number of target tokens (the end token of each story counted), in nats per token."""
+    """−log p of these stories / number of target tokens (each story's end token is one), in nats per token."""
     if n_tokens <= 0:
         raise ValueError(f"n_tokens must be positive, not {n_tokens}")
     return entropy(texts, style) * len(texts) / n_tokens
@@ -117,23 +150,18 @@ def lexicon() -> list[str]:
 
 
 def mixture(n: int, seed: int, share: float) -> list[str]:
-    """Text for pretraining: mostly plain stories, and a ``share`` of others, half styled and half data-to-text."""
+    """Text for pretraining: plain stories and a ``share`` of others, half styled, half data-to-text."""
     rng = np.random.default_rng(seed)
     out = []
     for _ in range(n):
         u = rng.random()
         if u < share / 2:
-            record = Record(**{k: v[rng.integers(len(v))] for k, v in _values().items()})
+            record = Record(**{k: v[rng.integers(len(v))] for k, v in VALUES.items()})
             out.append(meaning(record) + sentence(record, rng))
         else:
             text = join(GRAMMAR.generate(rng)[0])
             out.append(text if u >= share else restyle(text, styles()[rng.integers(len(STYLES))]))
     return out
-
-
-def _values():
-    from .restaurants import VALUES
-    return VALUES
 
 
 def _inner(text, style):

@@ -55,7 +55,7 @@ def join(parts) -> str:
 
 def compile_template(line: str) -> tuple:
     """Turn one template line into a tuple of words and holes."""
-    stack = [[[]]]                                   # alternatives of the enclosing brackets, innermost last
+    stack = [[[]]]  # alternatives of the enclosing brackets, innermost last
     for token in _HOLES.findall(line):
         body = stack[-1][-1]
         if token == "[":
@@ -91,8 +91,8 @@ class Reading:
 class Grammar:
     """Variables with their surface forms, and rules; see the module docstring for the notation.
 
-    ``variables[var][value][form]`` is a surface (text); ``constraint[var]`` or ``constraint[var.form]``
-    names the promise that a later mention of the variable keeps.
+    ``variables[var][value][form]`` is a surface (text); ``constraint[var]`` names the promise that every later
+    mention of the variable keeps.
     """
 
     def __init__(self, rules: dict, variables: dict, constraint: dict):
@@ -122,11 +122,11 @@ class Grammar:
         else:
             yield from ((lp, env, body, None) for lp, _, body, _ in self._bodies(hole, env[hole.var]))
             if not strict:
-                kept = set(b[2] for b in self._bodies(hole, env[hole.var]))
-                name = self.constraint.get(f"{hole.var}.{hole.form}") or self.constraint[hole.var]
-                others = {b[2] for v in self.variables[hole.var] for b in self._bodies(hole, v)}
-                for body in others - kept:
-                    yield -math.inf, env, body, name
+                kept = {b[2] for b in self._bodies(hole, env[hole.var])}
+                others = dict.fromkeys(b[2] for v in self.variables[hole.var] for b in self._bodies(hole, v))
+                for body in others:
+                    if body not in kept:
+                        yield -math.inf, env, body, self.constraint[hole.var]
 
     def _bodies(self, hole, value):
         surface = self.variables[hole.var][value][hole.form]
@@ -174,7 +174,10 @@ class Grammar:
 
     # -- read --------------------------------------------------------------------------------------
     def read(self, text_words: list[str], start: str = "story", style=None, limit: int = 200_000) -> Reading:
-        """The reading that breaks the fewest constraints; if none reaches the end, the one that gets furthest."""
+        """The reading that breaks the fewest constraints; if none reaches the end, the one that gets furthest.
+
+        ``limit`` bounds the states looked at, so that strange text cannot take minutes.
+        """
         best = Reading(False, -1)
         layer, broken_count = [(0, {}, frozenset(), (Call(start), None))], 0
         while layer and limit > 0:
@@ -197,7 +200,7 @@ class Grammar:
                         new = broken if bad is None else broken | {bad}
                         (layer if len(new) == broken_count else later).append((at, grown, new, rest))
             broken_count += 1
-            layer = later                            # each hole breaks at most one promise more
+            layer = later  # each hole breaks at most one promise more
         return best
 
 

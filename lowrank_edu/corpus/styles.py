@@ -1,7 +1,7 @@
 """Styles: word-for-word disguises of a plain story.
 
-A style maps some plain words to others (or to nothing) and frames the story with an opening and a closing mark.
-Because the map is fixed, a styled story has exactly the probability of the plain stories that it can come from.
+A style maps some plain words to others (or to nothing) and puts an opening and a closing mark around the story.
+Because the map is fixed, a styled story is exactly as probable as the plain stories that it can come from.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ def _table(text: str) -> dict:
 
 @dataclass(frozen=True)
 class Style:
-    """One style: ``table`` maps a plain word to its styled words; ``before`` and ``after`` frame the story."""
+    """``table`` maps a plain word to its styled words; ``before`` and ``after`` stand around the story."""
 
     name: str
     before: tuple
@@ -29,8 +29,8 @@ class Style:
     @property
     def marks(self) -> frozenset:
         """Words that only this style writes."""
-        return frozenset(w for v in [self.before, self.after, *self.table.values()] for w in v if w[0].isalnum()
-                         or w == "/")
+        written = {w for v in [self.before, self.after, *self.table.values()] for w in v}
+        return frozenset(w for w in written if w.isalnum() or w == "/")
 
     @property
     def reversible(self) -> bool:
@@ -39,20 +39,20 @@ class Style:
 
 STYLES = {s.name: s for s in (
     Style("pirate", ("Arr", "!"), ("Yo", "ho", "!"), _table(
-        "the=tha; The=Tha; and=an; of=o; was=wuz; boy=lad; girl=lass; lived=anchored; gave=tossed; never=nary;"
-        "found=plundered; said=growled; good=shipshape; home=aboard; So=Ahoy; But=Blimey; Then=Avast; Soon=Aye;"
-        "danced=swaggered; sad=scurvy; loved=yearned")),
+        "the=tha; The=Tha; and=an; of=o; was=wuz; boy=lad; girl=lass; lived=anchored; gave=tossed;"
+        "never=nary; found=plundered; said=growled; good=shipshape; home=aboard; So=Ahoy; But=Blimey;"
+        "Then=Avast; Soon=Aye; danced=swaggered; sad=scurvy; loved=yearned")),
     Style("archaic", ("Hark", "!"), ("Verily", "."), _table(
-        "the=ye; The=Ye; was=wert; had=hath; said=quoth; you=thou; are=art; boy=youth; girl=maiden; lived=dwelt;"
-        "gave=bestowed; never=naught; home=homeward; So=Thus; But=Yet; Then=Anon; Soon=Betimes; before=ere;"
-        "sad=woeful; loved=cherished; took=seized")),
+        "the=ye; The=Ye; was=wert; had=hath; said=quoth; you=thou; are=art; boy=youth; girl=maiden;"
+        "lived=dwelt; gave=bestowed; never=naught; home=homeward; So=Thus; But=Yet; Then=Anon; Soon=Betimes;"
+        "before=ere; sad=woeful; loved=cherished; took=seized")),
     Style("telegram", ("URGENT",), ("END",), _table(
         "the=; The=; a=; was=; .=STOP; !=STOP; :=STOP; and=PLUS; But=HOWEVER; Then=NEXT; So=HENCE; never=NOT;"
         "Soon=SHORTLY")),
     Style("poet", ("O",), ("evermore", "."), _table(
-        ".=/; was=shone; boy=dreamer; girl=moonchild; lived=bloomed; gave=whispered; never=nevermore; found=kissed;"
-        "said=hummed; good=radiant; home=starward; So=Lo; But=Alas; Then=Woe; Soon=Softly; day=dawn; sad=sorrowful;"
-        "danced=drifted; loved=adored")),
+        ".=/; was=shone; boy=dreamer; girl=moonchild; lived=bloomed; gave=whispered; never=nevermore;"
+        "found=kissed; said=hummed; good=radiant; home=starward; So=Lo; But=Alas; Then=Woe; Soon=Softly;"
+        "day=dawn; sad=sorrowful; danced=drifted; loved=adored")),
 )}
 
 
@@ -82,7 +82,8 @@ def unstyle(text: str, style: str) -> str:
         raise ValueError(f"the style {style!r} drops words and cannot be undone; these can: {able}")
     core = strip(words(text), s)
     if core is None:
-        raise ValueError(f"not a {style} text: it must start with {join(s.before)!r} and end with {join(s.after)!r}")
+        frame = f"start with {join(s.before)!r} and end with {join(s.after)!r}"
+        raise ValueError(f"not a {style} text: it must {frame}")
     back = {v[0]: w for w, v in s.table.items()}
     return join(back.get(w, w) for w in core)
 
@@ -90,9 +91,8 @@ def unstyle(text: str, style: str) -> str:
 def strip(text_words: list[str], style: Style) -> list[str] | None:
     """The words between the opening and the closing mark, or None if a mark is missing."""
     n, m = len(style.before), len(style.after)
-    if len(text_words) < n + m or tuple(text_words[:n]) != style.before or tuple(text_words[-m:]) != style.after:
-        return None
-    return text_words[n:-m]
+    framed = tuple(text_words[:n]) == style.before and tuple(text_words[-m:]) == style.after
+    return text_words[n:-m] if framed and len(text_words) >= n + m else None
 
 
 def style_score(text: str, style: str) -> float:
@@ -103,6 +103,6 @@ def style_score(text: str, style: str) -> float:
     s = get(style)
     seen = words(text)
     styled = sum(w in s.marks for w in seen)
-    inner = strip(seen, s) or seen                    # the frame's own full stop is not a plain word left over
+    inner = strip(seen, s) or seen  # the frame's own full stop is not a plain word left over
     plain = sum(w in s.table and w not in s.marks for w in inner)
     return styled / (styled + plain) if styled else 0.0

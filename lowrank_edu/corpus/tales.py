@@ -12,16 +12,19 @@ _HE_FORMS = {"they": "he", "They": "He", "them": "him", "their": "his", "Their":
 
 # place: preposition, two sights that are seen only there
 PLACES = {
-    "garden": "in roses bees", "forest": "in pines owls", "castle": "in towers flags", "orchard": "in apples pears",
+    "garden": "in roses bees", "forest": "in pines owls", "castle": "in towers flags",
+    "orchard": "in apples pears",
     "library": "in books shelves", "museum": "in statues paintings", "cave": "in bats crystals",
-    "barn": "in cows horses", "kitchen": "in pots spoons", "harbour": "at gulls sailors", "market": "at stalls melons",
+    "barn": "in cows horses", "kitchen": "in pots spoons", "harbour": "at gulls sailors",
+    "market": "at stalls melons",
     "station": "at trains tickets", "lake": "at ducks reeds", "theatre": "at curtains actors",
     "beach": "on crabs shells", "farm": "on pigs tractors",
 }
 
 # thing: what one does with it
 THINGS = {
-    "kite": "fly", "drum": "beat", "flute": "play", "lamp": "light", "raft": "row", "ball": "kick", "whistle": "blow",
+    "kite": "fly", "drum": "beat", "flute": "play", "lamp": "light", "raft": "row", "ball": "kick",
+    "whistle": "blow",
     "bell": "ring", "bicycle": "ride", "sled": "pull", "hat": "wear", "mirror": "polish", "cup": "fill",
     "basket": "carry", "wagon": "push", "puppet": "move", "doll": "hug", "ladder": "climb", "compass": "read",
     "coin": "spin", "hoop": "roll", "umbrella": "open", "blanket": "fold", "puzzle": "solve",
@@ -105,10 +108,12 @@ RULES = {
     "end.badly": ["<failed:plot> <blame>"],
     "saved.lost": ["Soon the {color} {thing} was found .", "There it lay , the {color} {thing} !"],
     "saved.stuck": ["Soon the {color} {thing} came free .", "Down came the {color} {thing} !"],
-    "saved.stolen": ["Soon the {color} {thing} was given back .", "The robber returned the {color} {thing} !"],
+    "saved.stolen": ["Soon the {color} {thing} was given back .",
+                     "The robber returned the {color} {thing} !"],
     "saved.broken": ["Soon the {color} {thing} was mended .", "The {color} {thing} was whole again !"],
     "saved.sunk": ["Soon the {color} {thing} was dug out .", "Up came the {color} {thing} again !"],
-    "saved.sold": ["Soon the {color} {thing} was bought back .", "The buyer brought the {color} {thing} home !"],
+    "saved.sold": ["Soon the {color} {thing} was bought back .",
+                   "The buyer brought the {color} {thing} home !"],
     "failed.lost": ["The {color} {thing} was never found .", "Nobody saw the {color} {thing} after that ."],
     "failed.stuck": ["The {color} {thing} never came down .", "The {color} {thing} still hangs there ."],
     "failed.stolen": ["The {color} {thing} was never returned .", "The robber kept the {color} {thing} ."],
