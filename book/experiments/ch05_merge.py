@@ -42,7 +42,7 @@ def train_style(style, steps=STEPS):
 
 
 def judge(model, tok, style, n=50):
-    """How much of each style is in n samples from nothing (mean score), the share that is all in `style`, and two."""
+    """Of n samples from nothing: the share that is all in `style`, the mean score per style, and two texts."""
     texts = lo.sample(model, tok, n=n, max_new_tokens=100, seed=SEED)
     good = [corpus.style_score(t, style) > 0.9 for t in texts]
     scores = {other: round(float(np.mean([corpus.style_score(t, other) for t in texts])), 2) for other in STYLES}
@@ -51,7 +51,7 @@ def judge(model, tok, style, n=50):
 
 
 def loaded(dtype, styles=STYLES):
-    """(model, tokenizer): the base in `dtype`, the shipped adapters on it in fp32, as most libraries do it."""
+    """(model, tokenizer): the base in `dtype`, the shipped adapters on it in fp32, as PEFT does it."""
     model, tok = lo.load_model("tiny-gpt2")
     model.to(dtype)
     for style in styles:
@@ -131,10 +131,9 @@ def ours(dtype, styles, cycles):
 def packed(entry):
     """For the file: numbers to 6 digits, the corner as bytes, 127 being the largest."""
     corner = entry["corner"].numpy()
-    top = float(np.abs(corner).max())
-    levels = np.rint(corner / (top or 1) * 127).astype(np.int8)
-    return {"max": float(f"{entry['max']:.6g}"), "moved": float(f"{entry['moved']:.6g}"), "top": float(f"{top:.6g}"),
-            "corner": b64encode(levels.tobytes()).decode()}  # fmt: skip
+    levels = np.rint(corner / (np.abs(corner).max() or 1) * 127).astype(np.int8)
+    numbers = {key: float(f"{entry[key]:.6g}") for key in ("max", "moved")}
+    return numbers | {"corner": b64encode(levels.tobytes()).decode()}
 
 
 def main():
@@ -143,12 +142,16 @@ def main():
     torch.set_num_threads(1)
     begun, out = time.time(), {"seed": SEED, "steps": STEPS, "styles": {}, "merge": {}, "drift": {}}
     for style in STYLES:
-        model, tok, history = train_style(style)
+        model, tok, _ = train_style(style)
         plain = lo.tokenize(tok, corpus.stories(100, seed=2))
         styled = lo.tokenize(tok, corpus.stories(100, seed=2, style=style))
         with lo.disabled(model):
             base = lo.evaluate(model, styled)
-        losses = {"before": base, "after": lo.evaluate(model, styled), "plain after": lo.evaluate(model, plain)}
+        losses = {
+            "before": base,
+            "after": lo.evaluate(model, styled),
+            "plain after": lo.evaluate(model, plain),
+        }
         lo.save_adapter(model, Path(shipped.ASSETS / "adapters" / style), name=style)
         out["styles"][style] = judge(model, tok, style) | {k: round(v, 4) for k, v in losses.items()}
         print(style, out["styles"][style], flush=True)
@@ -158,11 +161,16 @@ def main():
         for order, styles in ORDERS.items():
             entries = drift(dtype, styles, CYCLES)
             out["drift"][f"{name} {order}"] = [packed(e) for e in entries]
-            print(name, order, [(c, e["max"], e["moved"]) for c, e in zip(CYCLES, entries, strict=True)], flush=True)
+            print(
+                name,
+                order,
+                [(c, e["max"], e["moved"]) for c, e in zip(CYCLES, entries, strict=True)],
+                flush=True,
+            )
         out["merge"][name]["ours exact"] = ours(dtype, STYLES, CYCLES[-1])
     out |= {"cycles": CYCLES, "corner": CORNER, "minutes": round((time.time() - begun) / 60, 1)}
-    out["versions"] = {"python": platform.python_version(), "torch": torch.__version__, "peft": peft.__version__,
-                       "transformers": transformers.__version__}  # fmt: skip
+    libraries = {module.__name__: module.__version__ for module in (torch, peft, transformers)}
+    out["versions"] = {"python": platform.python_version(), **libraries}
     path = shipped.ASSETS / "results" / "ch05_merge.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(out, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
