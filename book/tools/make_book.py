@@ -67,9 +67,7 @@ def render(source: Path, out: Path) -> tuple[int, str]:
         )
     except subprocess.TimeoutExpired as late:
         text = late.stdout or b""
-        return 124, (
-            text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-        ) + "\nthe build timed out"
+        return 124, (text.decode("utf-8", "replace") if isinstance(text, bytes) else text) + "\nthe build timed out"
     return done.returncode, ANSI.sub("", done.stdout)
 
 

@@ -19,9 +19,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # the same order of additions, whatever else the machine is doing
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same order of additions, whatever else the machine is doing
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import nbformat
@@ -49,9 +47,7 @@ NOTEBOOK_METADATA = {
 PROGRESS = re.compile(r"\d+%\||\bit/s\b|\bs/it\b|^\s*$")
 
 
-def execute(
-    nb: nbformat.NotebookNode, folder: Path = CHAPTERS, timeout: int = CELL_TIMEOUT
-) -> nbformat.NotebookNode:
+def execute(nb: nbformat.NotebookNode, folder: Path = CHAPTERS, timeout: int = CELL_TIMEOUT) -> nbformat.NotebookNode:
     """A copy of `nb` with fresh outputs. A stalled kernel gets one more try; an error is raised."""
     for attempt in (1, 2):
         fresh = nbformat.from_dict(nb)
@@ -155,9 +151,7 @@ def dumps(nb: nbformat.NotebookNode) -> str:
 
 
 def chapters(words: list[str]) -> list[Path]:
-    found = [
-        p for p in sorted(CHAPTERS.glob("*.ipynb")) if not words or any(word in p.name for word in words)
-    ]
+    found = [p for p in sorted(CHAPTERS.glob("*.ipynb")) if not words or any(word in p.name for word in words)]
     if not found:
         have = ", ".join(p.stem for p in sorted(CHAPTERS.glob("*.ipynb"))) or "none yet"
         raise SystemExit(f"no chapter matches {' '.join(words) or '*'}; there are: {have}")
@@ -168,9 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("words", nargs="*", help="part of a chapter's file name; none means every chapter")
     parser.add_argument("--no-run", action="store_true", help="normalise only, keep the outputs")
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing; fail if a chapter is not normal"
-    )
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a chapter is not normal")
     options = parser.parse_args(argv)
     wrong = []
     for path in chapters(options.words):

@@ -16,16 +16,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nbformat
 import yaml
 from make_book import ROOT, render, report
+from notebooks import dumps, normalise
 
 
 def stage(folder: Path, words: tuple[str, ...] = (), execute: str = "off") -> Path:
     """Copy what the book is made of into `folder`, chapters limited to `words`, execution as asked."""
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(
-        ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("__pycache__", "experiments")
-    )
+    shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("__pycache__", "experiments"))
     os.symlink(ROOT / "lowrank_edu", folder / "lowrank_edu")  # literalinclude reads the package's source
     (folder / "chapters").mkdir()
     for path in sorted((ROOT / "chapters").glob("*")):
@@ -34,7 +34,8 @@ def stage(folder: Path, words: tuple[str, ...] = (), execute: str = "off") -> Pa
                 path, folder / "chapters"
             )
         elif not words or any(word in path.name for word in words):
-            shutil.copy(path, folder / "chapters")
+            nb = normalise(nbformat.read(path, as_version=4))  # a draft may not be in the normal form yet
+            (folder / "chapters" / path.name).write_text(dumps(nb), "utf-8")
     config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
     config["execute"]["execute_notebooks"] = execute
     (folder / "_config.yml").write_text(yaml.safe_dump(config), "utf-8")
