@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 # ---- exercises: wrong answers as a learner would write them ------------------------------------------------
-def test_a_matrix_from_layers():
+def test_a_matrix_from_patterns():
     def replaced(B, A):
         for b, a in zip(B.T, A, strict=True):
             W = b[:, None] * a[None, :]
@@ -80,7 +80,7 @@ def test_the_best_copy():
             "no S": without_s,
             "S twice": s_twice,
             "weakest": weakest,
-            "one layer": single,
+            "one pattern": single,
             "r - 1": lambda W, r: factor.reconstruct(*factor.truncated_svd(W, r - 1)),
             "r + 1": lambda W, r: factor.reconstruct(*factor.truncated_svd(W, r + 1)),
             "everything": lambda W, r: W.copy(),
@@ -223,3 +223,34 @@ def test_numbers_in_the_prose():
     assert [factor.rank_for_energy(W, share) for share in (0.5, 0.9, 0.99)] == [1, 8, 33]
     assert factor.break_even_rank(120, 100) == 54
     assert factor.parameter_count(120, 100, 8) == 1760 and W.size == 12_000
+
+
+def test_the_trained_weight_lies_between_photograph_and_noise():
+    import lowrank_edu as lo
+
+    W0 = lo.load_model("tiny-gpt2")[0].transformer.h[2].mlp.c_fc.weight.detach().double().numpy().T
+    assert W0.shape == (768, 192)
+    noise = np.random.default_rng(0).normal(0, W0.std(), W0.shape)
+    kept = [factor.rank_for_energy(M, 0.9) / min(M.shape) for M in (photograph(), W0, noise)]
+    assert kept[0] < 0.1 < 0.25 < kept[1] < 0.5 < 0.7 < kept[2]  # 8 of 100, about 70 and 150 of 192
+    for count in (factor.effective_rank, factor.stable_rank):
+        assert count(photograph()) < count(W0) < count(noise)
+
+
+def test_a_copy_of_rank_80_still_tells_stories_and_one_of_rank_8_does_not():
+    import lowrank_edu as lo
+    import torch
+
+    model, tok = lo.load_model("tiny-gpt2")
+    stories = lo.tokenize(tok, lo.corpus.stories(8, seed=1))
+    layers = [m for m in model.modules() if type(m).__name__ == "Conv1D"]
+    assert len(layers) == 16
+    whole = lo.evaluate(model, stories)
+    losses = {}
+    for r in (80, 8):
+        for layer in layers:  # the copy of rank 8 is made from that of rank 80: their first 8 patterns agree
+            copy = factor.reconstruct(*factor.truncated_svd(layer.weight, r))
+            layer.weight.data.copy_(torch.from_numpy(copy))
+        losses[r] = lo.evaluate(model, stories)
+    assert losses[80] < whole + 0.1
+    assert losses[8] > np.log(len(tok))  # worse than choosing blindly

@@ -6,12 +6,12 @@ from ..checking import Exercise, Mistake
 from ..checks.comparing import exact_integer
 
 
-# ---- a matrix from layers ----------------------------------------------------------------------------------
-def sum_of_layers(B, A):
+# ---- a matrix from patterns --------------------------------------------------------------------------------
+def sum_of_patterns(B, A):
     """Σ_k outer(B[:, k], A[k]): (d_out, r), (r, d_in) -> (d_out, d_in)."""
     W = np.zeros((B.shape[0], A.shape[1]))
     for k in range(len(A)):
-        W = W + np.outer(B[:, k], A[k])  # column k of B times row k of A: one layer, of full size
+        W = W + np.outer(B[:, k], A[k])  # column k of B times row k of A: one pattern, of full size
     return W
 
 
@@ -22,35 +22,35 @@ def _factor_cases(rng):
 
 OUTER = Exercise(
     id="ch01-outer",
-    title="A matrix from layers",
+    title="A matrix from patterns",
     kind="code",
     difficulty=1,
     minutes=6,
     needs="`np.outer` and a loop",
     know="what a product of two thin matrices is made of",
-    reference=sum_of_layers,
+    reference=sum_of_patterns,
     cases=_factor_cases,
     mistakes=[
         Mistake(
-            "one layer",
+            "one pattern",
             lambda B, A: np.outer(B[:, 0], A[0]),
-            "That is the first layer alone, a matrix of rank 1. Each of the r layers has full size: add "
+            "That is the first pattern alone, a matrix of rank 1. Each of the r patterns has full size: add "
             "them.",
         ),
         Mistake(
-            "last layer",
+            "last pattern",
             lambda B, A: np.outer(B[:, -1], A[-1]),
-            "Only the last layer is left: each turn of the loop replaced the one before. Add to W instead.",
+            "Only the last pattern is left: each turn of the loop replaced the one before. Add to W instead.",
         ),
         Mistake(
             "rows of B",
             lambda B, A: sum(np.outer(B[k], A[k]) for k in range(len(A))),
-            "`B[k]` is row k of B, with r numbers. Layer k needs column k, with d_out numbers: `B[:, k]`.",
+            "`B[k]` is row k of B, with r numbers. Pattern k needs column k, with d_out numbers: `B[:, k]`.",
         ),
         Mistake(
             "columns of A",
             lambda B, A: sum(np.outer(B[:, k], A[:, k]) for k in range(len(A))),
-            "`A[:, k]` is column k of A, with r numbers. Layer k needs row k, with d_in numbers: `A[k]`.",
+            "`A[:, k]` is column k of A, with r numbers. Pattern k needs row k, with d_in numbers: `A[k]`.",
         ),
         Mistake(
             "sums first",
@@ -60,8 +60,8 @@ OUTER = Exercise(
         ),
         Mistake(
             "mean",
-            lambda B, A: sum_of_layers(B, A) / len(A),
-            "The layers are right and you took their mean. A matrix is their sum: do not divide by r.",
+            lambda B, A: sum_of_patterns(B, A) / len(A),
+            "The patterns are right and you took their mean. A matrix is their sum: do not divide by r.",
         ),
         Mistake(
             "flat",
@@ -117,7 +117,7 @@ BEST = Exercise(
     difficulty=2,
     minutes=8,
     needs="`np.linalg.svd(W, full_matrices=False)`",
-    know="which r layers to keep, and how loud each is",
+    know="which r patterns to keep, and how loud each is",
     reference=best_copy,
     cases=_copy_cases,
     mistakes=[
@@ -130,30 +130,32 @@ BEST = Exercise(
         Mistake(
             "S twice",
             _from_svd(lambda U, S, Vt, r: (U[:, :r] * S[:r]) @ (S[:r, None] * Vt[:r])),
-            "S stands in both factors, so each layer is σ² strong. Put it into one of them, or its root into "
+            "S stands in both factors, so each pattern is σ² strong. Put it into one of them, or its root "
+            "into "
             "both.",
         ),
         Mistake(
             "the weakest",
             _from_svd(lambda U, S, Vt, r: (U[:, -r:] * S[-r:]) @ Vt[-r:]),
-            "You kept the r weakest layers, which is the worst choice. numpy sorts the singular values from "
+            "You kept the r weakest patterns, which is the worst choice. numpy sorts the singular values "
+            "from "
             "the largest down: take the first r.",
         ),
         Mistake(
-            "one layer",
+            "one pattern",
             _from_svd(lambda U, S, Vt, r: S[r - 1] * np.outer(U[:, r - 1], Vt[r - 1])),
-            "This is layer r alone. The copy is the sum of the layers 1 to r: use slices, `[:, :r]` and "
+            "This is pattern r alone. The copy is the sum of the patterns 1 to r: use slices, `[:, :r]` and "
             "`[:r]`.",
         ),
         Mistake(
             "one too few",
             _from_svd(lambda U, S, Vt, r: (U[:, : r - 1] * S[: r - 1]) @ Vt[: r - 1]),
-            "One layer is missing: this has rank r − 1. The slice `[:r]` already ends before index r.",
+            "One pattern is missing: this has rank r − 1. The slice `[:r]` already ends before index r.",
         ),
         Mistake(
             "one too many",
             _from_svd(lambda U, S, Vt, r: (U[:, : r + 1] * S[: r + 1]) @ Vt[: r + 1]),
-            "Closer than allowed: this has rank r + 1. Count the layers that you kept.",
+            "Closer than allowed: this has rank r + 1. Count the patterns that you kept.",
         ),
         Mistake(
             "everything",
@@ -187,7 +189,7 @@ BEST = Exercise(
 # ---- the error, without the copy ---------------------------------------------------------------------------
 def what_is_lost(S, r):
     """Squared Frobenius error and spectral error of the best rank-r copy, from the singular values alone."""
-    squared = sum(S[r:] ** 2)  # the energy of the layers left out
+    squared = sum(S[r:] ** 2)  # the energy of the patterns left out
     spectral = S[r]  # the strongest of them: σ_{r+1}, because counting starts at 0
     return squared, spectral
 
@@ -210,7 +212,8 @@ TAIL = Exercise(
         Mistake(
             "unsquared energy",
             lambda S, r: (sum(S[r:]), S[r]),
-            "You added the singular values themselves. The layers are perpendicular, so their lengths add up "
+            "You added the singular values themselves. The patterns are perpendicular, so their lengths "
+            "add up "
             "like the sides of a right triangle: square each one, then add.",
         ),
         Mistake(
@@ -227,7 +230,7 @@ TAIL = Exercise(
         Mistake(
             "kept",
             lambda S, r: (sum(S[:r] ** 2), S[r]),
-            "That is the energy of the layers that were kept. The error is in the others: `S[r:]`.",
+            "That is the energy of the patterns that were kept. The error is in the others: `S[r:]`.",
         ),
         Mistake(
             "share",
@@ -247,7 +250,7 @@ TAIL = Exercise(
         Mistake(
             "last value",
             lambda S, r: (sum(S[r:] ** 2), S[-1]),
-            "The sum is right. The spectral error is the strongest layer left out, not the weakest one.",
+            "The sum is right. The spectral error is the strongest pattern left out, not the weakest one.",
         ),
         Mistake(
             "first value",

@@ -7,7 +7,7 @@ import numpy as np
 from ..factor import break_even_rank, spectral_energy, truncated_svd
 from .page import Choice, Figure, Slider, meter, pack, script, tiles
 
-SHOWN = {"copy": "the copy", "layer": "what rank r adds", "rest": "what is missing"}
+SHOWN = {"copy": "the copy", "pattern": "what rank r adds", "rest": "what is missing"}
 
 
 def photograph():
@@ -21,7 +21,7 @@ def photograph():
 
 
 def rank_picture(picture, r=1, subject="A photograph", slug="picture"):
-    """Slider over the rank: the best copy of a grey picture, its newest layer, or what is still missing.
+    """Slider over the rank: the best copy of a grey picture, its newest pattern, or what is still missing.
 
     picture (rows, columns) between −1 and 1. The factors travel as int8, one scale for each rank, and the
     browser multiplies them. ValueError: a number outside −1 … 1, or a picture too large for a page.
@@ -37,12 +37,12 @@ def rank_picture(picture, r=1, subject="A photograph", slug="picture"):
     worth = break_even_rank(rows, columns)
     return Figure(
         slug=slug,
-        title="How many layers make a face?",
-        alt=f"{subject}, {rows} by {columns} pixels, rebuilt from r layers. {_alt(energy, rows + columns)}",
+        title="How many patterns make a face?",
+        alt=f"{subject}, {rows} by {columns} pixels, rebuilt from r patterns. {_alt(energy, rows + columns)}",
         caption=(
             f"Your browser multiplies B ({rows} × r) by A (r × {columns}). Move the slider, or use the arrow "
-            f"keys. At which rank do you recognise her? What do later layers add? From rank {worth + 1} on "
-            f"the copy saves nothing, and the bar turns orange. In a single layer and in what is missing, "
+            f"keys. At which rank do you recognise her? What do later patterns add? From rank {worth + 1} on "
+            f"the copy saves nothing, and the bar turns orange. In a single pattern and in what is missing, "
             f"blue darkens and orange brightens."
         ),
         controls=[Slider("r", "Rank r", range(1, most + 1), start=r), Choice("show", "Show", SHOWN)],
