@@ -1,16 +1,16 @@
-"""Experiments of chapter 2: what does full fine-tuning add to the weights, and in how few dimensions can it be learned?
+"""Experiments of chapter 2: what does full fine-tuning add to W0, and how few numbers learn as much?
 
-    python book/experiments/ch02_intrinsic.py            a few minutes on one core; stops and resumes anywhere
+    python book/experiments/ch02_intrinsic.py            6 minutes on one core; stops and resumes anywhere
     python book/experiments/ch02_intrinsic.py --check    say what is missing, train nothing
 
 Two files in lowrank_edu/assets/results, written after every run:
 
-  ch02_updates    full fine-tuning on one style: singular values of W0 and ΔW, how the spectrum of ΔW changes with the
-                  steps, and the held-out loss when every linear layer keeps only part of its ΔW.
-  ch02_intrinsic  held-out loss after training ΔΘ = P θ with d numbers, for many d, beside full fine-tuning.
+  ch02_updates    full fine-tuning on one style: singular values of W0 and ΔW, how the spectrum of ΔW changes
+                  with the steps, and the held-out loss when every linear layer keeps only part of its ΔW.
+  ch02_intrinsic  held-out loss after training ΔΘ = P θ with d numbers, beside the same full fine-tuning.
 
-One style, two seeds; losses are in nats per token on held-out stories. The learning rate of θ is PUSH/√d: the columns
-of P have length one, so Adam's steps then move the weights equally far, whatever d is.
+Losses are in nats per token on held-out stories. The learning rate of θ is PUSH/√d: the columns of P have
+length one, so that Adam's steps move the weights equally far, whatever d is.
 """
 
 import argparse
@@ -31,13 +31,14 @@ import lowrank_edu as lo
 from lowrank_edu.updates import weight_of
 
 RESULTS = Path(lo.__file__).parent / "assets" / "results"
-STYLE, BATCH, SEEDS, STEPS = "pirate", 8, [0, 1], 100
+STYLE, BATCH, SEEDS, STEPS = "pirate", 8, [0, 1], 60
 TRAIN, HELD_OUT = (600, 21), (48, 22)  # (stories, seed)
 LR, PUSH = 5e-4, 3.0
-GROWTH = [1, 5, 20, 100]  # steps after which the spectrum of ΔW is looked at
+GROWTH = [1, 5, 20, STEPS]  # steps after which the spectrum of ΔW is looked at
 WIDTH = 192  # the smaller side of every linear layer of the model
 RANKS = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, WIDTH]
-SHOWN = [f"transformer.h.{b}.{m}" for b in (0, 3) for m in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")]
+KINDS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+SHOWN = [f"transformer.h.{block}.{kind}" for block in (0, 3) for kind in KINDS]
 DIMENSIONS = [10, 30, 100, 300, 1000, 3000, 10_000, 30_000]
 TOP = 4  # directions that the last table compares
 
@@ -59,8 +60,8 @@ def tune(method, lr, seed, steps=STEPS):
 
 
 def run_d(d, seed):
-    _, base, loss = tune(lo.IntrinsicDimension(d=d), PUSH / d**0.5, seed)
-    return {"d": d, "seed": seed, "base": base, "loss": loss}
+    _, _, loss = tune(lo.IntrinsicDimension(d=d), PUSH / d**0.5, seed)
+    return {"d": d, "seed": seed, "loss": loss}
 
 
 # ---- the updates of full fine-tuning ----
@@ -71,7 +72,7 @@ def linear_layers(model):
 
 
 def keep(model, part):
-    """Adapter "part": ΔW of every linear layer reduced to the directions in `part`, a slice; nothing else of the update."""
+    """Adapter "part": ΔW of every linear layer reduced to the directions in the slice `part`, nothing else."""
     rank = len(range(WIDTH)[part])
     lo.adapt(model, lo.LoRA(r=rank, alpha=rank, target_modules="all-linear"), name="part")
     for layer in linear_layers(model).values():
@@ -97,7 +98,7 @@ def energy(model, rank):
 
 
 def cuts(seed):
-    """One row per rank: energy kept, the loss with only the first r directions, the loss with only the others."""
+    """(rows with energy, loss with only the first r directions, loss with only the others; the model)."""
     model, base, full = tune(lo.FullFineTuning(), LR, seed)
     _, held_out = data(lo.load_model("tiny-gpt2")[1])
     rows = [
@@ -110,33 +111,34 @@ def cuts(seed):
 
 def growth(steps):
     """Means over the linear layers of what the chapter counts, after so many steps of full fine-tuning."""
-    model, _, loss = tune(lo.FullFineTuning(), LR, SEEDS[0], steps)
+    model, _, _ = tune(lo.FullFineTuning(), LR, SEEDS[0], steps)
     deltas = [layer.delta("tuned") for layer in linear_layers(model).values()]
     f = lo.factor
     counts = {
         "numerical": f.numerical_rank, "effective": f.effective_rank, "stable": f.stable_rank,
         "half": lambda dW: f.rank_for_energy(dW, 0.5), "norm": torch.linalg.norm,
     }  # fmt: skip
-    return {"steps": steps, "loss": loss} | {k: float(np.mean([float(g(d)) for d in deltas])) for k, g in counts.items()}
+    means = {name: float(np.mean([float(count(d)) for d in deltas])) for name, count in counts.items()}
+    return {"steps": steps} | means
 
 
 def spectra(model):
-    """{path: singular values of W0 and ΔW, and how their strongest directions meet} for the layers that are drawn."""
+    """{path: singular values of W0 and ΔW, and how their strongest directions meet}, for the layers drawn."""
     return {path: layer_numbers(linear_layers(model)[path]) for path in SHOWN}
 
 
 def layer_numbers(layer):
-    """Hu et al. 2021, §7.3: ΔW's first directions U, V; how much of W0 they see, ‖Uᵀ W0 V‖, beside W0's own and chance."""
+    """‖Uᵀ W0 V‖: what ΔW's first directions see of W0, beside chance and W0's own.   Hu et al. 2021, §7.3"""
     W0 = weight_of(layer.base).detach().double().numpy()
     dW = layer.delta("tuned").double().numpy()
     U, S, Vt = lo.factor.truncated_svd(dW, TOP)
+    spectrum = lo.factor.singular_values(W0)
     seen = {
-        "by_delta": np.linalg.norm(U.T @ W0 @ Vt.T), "by_W0": np.linalg.norm(lo.factor.singular_values(W0)[:TOP]),
+        "by_delta": np.linalg.norm(U.T @ W0 @ Vt.T), "by_W0": np.linalg.norm(spectrum[:TOP]),
         "by_chance": np.linalg.norm(W0) * TOP / np.sqrt(W0.size), "delta": np.linalg.norm(S),
     }  # fmt: skip
     return {
-        "shape": list(W0.shape),
-        "W0": list(lo.factor.singular_values(W0)), "delta": list(lo.factor.singular_values(dW)),
+        "shape": list(W0.shape), "W0": list(spectrum), "delta": list(lo.factor.singular_values(dW)),
         "phi": lo.factor.subspace_similarity(dW, W0, TOP, TOP), "seen": seen,
     }  # fmt: skip
 
@@ -159,9 +161,17 @@ def load(name):
     if found.get("fingerprint") == fingerprint():
         return found
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    about = {"style": STYLE, "steps": STEPS, "batch_size": BATCH, "seeds": SEEDS, "versions": versions}
-    empty = {"cuts": [], "growth": [], "layers": {}} if name == "ch02_updates" else {"push": PUSH, "full": [], "runs": []}
-    return {"made_by": "book/experiments/ch02_intrinsic.py", "fingerprint": fingerprint(), "seconds": 0.0} | about | empty
+    model, _ = lo.load_model("tiny-gpt2")
+    about = {
+        "weights": model.num_parameters(),
+        "style": STYLE,
+        "steps": STEPS,
+        "batch_size": BATCH,
+        "seeds": SEEDS,
+        "versions": versions,
+    }
+    about |= {"made_by": "book/experiments/ch02_intrinsic.py", "fingerprint": fingerprint(), "seconds": 0.0}
+    return about | ({"cuts": [], "growth": [], "layers": {}} if name == "ch02_updates" else {"push": PUSH, "runs": []})
 
 
 def short(value):
@@ -184,12 +194,13 @@ def save(name, results, seconds):
 
 def missing(updates, intrinsic):
     """What is still to do: [(file, what, argument), …]."""
-    todo = [("ch02_updates", "cuts", s) for s in SEEDS if s not in {row["seed"] for row in updates["cuts"]}]
+    done = {row["seed"] for row in updates["cuts"]}
+    todo = [("ch02_updates", "cuts", seed) for seed in SEEDS if seed not in done]
     done = {row["steps"] for row in updates["growth"]}
     todo += [("ch02_updates", "growth", n) for n in GROWTH if n not in done]
-    todo += [("ch02_intrinsic", "full", s) for s in SEEDS if s not in {row["seed"] for row in intrinsic["full"]}]
     done = {(row["d"], row["seed"]) for row in intrinsic["runs"]}
-    return todo + [("ch02_intrinsic", "runs", (d, s)) for d in DIMENSIONS for s in SEEDS if (d, s) not in done]
+    pairs = [(d, seed) for d in DIMENSIONS for seed in SEEDS if (d, seed) not in done]
+    return todo + [("ch02_intrinsic", "runs", pair) for pair in pairs]
 
 
 def perform(results, what, argument):
@@ -200,13 +211,14 @@ def perform(results, what, argument):
             results["layers"] = spectra(model)
     elif what == "growth":
         results["growth"].append(growth(argument))
-    elif what == "full":
-        model, base, loss = tune(lo.FullFineTuning(), LR, argument)
-        weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        results |= {"weights": weights}
-        results["full"].append({"seed": argument, "base": base, "loss": loss})
     else:
         results["runs"].append(run_d(*argument))
+
+
+def reference(updates):
+    """Full fine-tuning with the same steps and seeds: [{seed, base, loss}]."""
+    runs = {row["seed"]: {"seed": row["seed"], "base": row["base"], "loss": row["full"]} for row in updates["cuts"]}
+    return list(runs.values())
 
 
 def main(argv=None):
@@ -216,12 +228,15 @@ def main(argv=None):
     torch.set_num_threads(1)
     files = {name: load(name) for name in ("ch02_updates", "ch02_intrinsic")}
     todo = missing(*files.values())
-    print(f"{len(todo)} runs to do; {sum(f['seconds'] for f in files.values()) / 60:.1f} minutes spent so far.", flush=True)
+    spent = sum(file["seconds"] for file in files.values()) / 60
+    print(f"{len(todo)} runs to do; {spent:.1f} minutes spent so far.", flush=True)
     if check:
         return 1 if todo else 0
     for n, (name, what, argument) in enumerate(todo, 1):
         began = time.process_time()
         perform(files[name], what, argument)
+        if name == "ch02_intrinsic":
+            files[name]["full"] = reference(files["ch02_updates"])
         save(name, files[name], time.process_time() - began)
         print(f"{n}/{len(todo)}  {what} {argument}", flush=True)
     return 0
