@@ -1,10 +1,20 @@
 """Chapter 5: each planted wrong answer gets its own sentence; the committed data are what a run gives."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from helpers import assert_distinct_sentences, assert_notebook_shows
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lowrank_edu import exercises
+import lowrank_edu as lo
+from lowrank_edu import corpus, exercises, figures, shipped
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "book" / "experiments"))
+import ch05_merge as experiment
 
 
 # ---- exercises ----------------------------------------
@@ -166,3 +176,94 @@ def test_dropout_has_a_sentence_for_each_option():
     assert_distinct_sentences(
         exercise, {o: o.upper() for o in exercise.options if o != "nowhere"}, ["Nowhere."]
     )
+
+
+def test_the_page_shows_every_exercise():
+    assert_notebook_shows(exercises.chapter("ch05"), "ch05_merge.ipynb")
+
+
+# ---- what the chapter claims ----------------------------------------------------
+@pytest.mark.parametrize("dtype, width", [(np.float16, 16), (np.float32, 32)])
+def test_a_second_trip_with_the_same_update_moves_nothing(dtype, width):
+    """Reiser and Knuth 1975; the oracle is the processor's own rounding."""
+    numbers = st.floats(-1, 1, width=width, allow_subnormal=False)
+
+    @given(st.lists(st.tuples(numbers, numbers), min_size=1))
+    def holds(pairs):
+        W0, dW = np.array(pairs, dtype).T
+        once = (W0 + dW) - dW
+        assert np.array_equal((once + dW) - dW, once)
+
+    holds()
+
+
+def test_the_same_is_false_for_several_updates_in_turn():
+    rng = np.random.default_rng(0)
+    W0 = rng.normal(size=(40, 30)).astype(np.float32)
+    deltas = (0.05 * rng.normal(size=(3, 40, 30))).astype(np.float32)
+    W, errors = W0, []
+    for trip in range(1, 301):
+        W = (W + deltas[trip % 3]) - deltas[trip % 3]
+        if trip in (30, 300):
+            errors.append(np.abs(W - W0).max())
+    assert errors[1] > 5 * errors[0] > 0
+
+
+@pytest.fixture(scope="module")
+def results():
+    return shipped.results("ch05_merge")
+
+
+def test_recorded_drift_has_the_shape_that_the_page_describes(results):
+    drift = {name: [entry["max"] for entry in entries] for name, entries in results["drift"].items()}
+    assert len(set(drift["fp32 one"])) == 1 and drift["fp32 one"][0] > 0
+    assert 50 < drift["fp32 three"][-1] / drift["fp32 three"][results["cycles"].index(10)] < 200
+    assert drift["bf16 one"][-1] > 3 * drift["bf16 one"][0]
+    assert all(entry["ours exact"] is True for entry in results["merge"].values())
+    lost = [results["merge"][name]["lost"] for name in ("fp32", "fp16", "bf16")]
+    assert lost == sorted(lost) and lost[2] > 0.01 > lost[0]
+
+
+@pytest.mark.parametrize("name, order", [("fp32", "one"), ("bf16", "three")])
+def test_measuring_the_drift_again_gives_the_recorded_numbers(results, name, order):
+    again = experiment.drift(experiment.FORMATS[name], experiment.ORDERS[order], [1, 3])
+    recorded = [results["drift"][f"{name} {order}"][results["cycles"].index(c)] for c in (1, 3)]
+    for new, old in zip(again, recorded, strict=True):
+        assert new["moved"] == pytest.approx(old["moved"], rel=0.02)
+        assert new["max"] == pytest.approx(old["max"], rel=0.5)  # the largest of many: one rounding step
+
+
+def test_measuring_a_merge_again_gives_the_recorded_numbers(results):
+    new, old = experiment.merge_error(torch.bfloat16), results["merge"]["bf16"]
+    assert new["lost"] == pytest.approx(old["lost"], rel=0.02)
+    assert new["relative"] == pytest.approx(old["relative"], rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_our_round_trips_return_every_bit(dtype):
+    assert experiment.ours(dtype, experiment.STYLES, 6)
+
+
+def test_the_style_adapters_are_what_the_results_say(results):
+    for style in experiment.STYLES:
+        model, tok = experiment.loaded(torch.float32, [style])
+        loss = lo.evaluate(model, lo.tokenize(tok, corpus.stories(100, seed=2, style=style)))
+        assert loss == pytest.approx(results["styles"][style]["after"], abs=2e-3)
+        assert results["styles"][style]["in style"] >= 0.9
+        assert all(corpus.style_score(text, style) > 0.9 for text in results["styles"][style]["samples"])
+
+
+def test_training_again_begins_as_recorded(results):
+    losses = experiment.train_style("pirate", experiment.SAMPLE)[2].loss
+    assert losses == pytest.approx(results["first losses"], abs=0.02)
+
+
+def test_the_figure_tells_the_end_of_the_story(results):
+    figure = figures.merge_drift(results)
+    assert f"{results['drift']['fp32 three'][-1]['max']:.1e} in fp32" in figure.alt
+    assert figure.data["series"]["fp32 one"]["max"][0] == 0
+    with pytest.raises(ValueError, match="not a square"):
+        broken = {"corner": "AAAA", "max": 1.0, "moved": 0.1}
+        figures.merge_drift({"cycles": [1], "drift": {"fp32 one": [broken]}, "merge": {}})
+    with pytest.raises(ValueError, match="ch05_merge"):
+        shipped.results("ch05")

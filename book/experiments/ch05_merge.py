@@ -25,9 +25,10 @@ from lowrank_edu.updates import store_like, weight_of
 
 STYLES = ("pirate", "archaic", "telegram")
 METHOD = lo.LoRA(r=4, alpha=8, target_modules="all-linear")
-STEPS, BATCH, LR, SEED = 200, 16, 5e-3, 0
+STEPS, BATCH, LR, SEED = 100, 16, 5e-3, 0
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ORDERS = {"one": STYLES[:1], "three": STYLES}
+SAMPLE = 8  # steps of a short run whose losses a test compares with its own
 CYCLES = [1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000]
 CORNER = 20  # rows and columns of the piece of a weight that the figure shows
 
@@ -155,6 +156,7 @@ def main():
         lo.save_adapter(model, Path(shipped.ASSETS / "adapters" / style), name=style)
         out["styles"][style] = judge(model, tok, style) | {k: round(v, 4) for k, v in losses.items()}
         print(style, out["styles"][style], flush=True)
+    out["first losses"] = [round(loss, 4) for loss in train_style("pirate", SAMPLE)[2].loss]
     for name, dtype in FORMATS.items():
         out["merge"][name] = {k: float(f"{v:.6g}") for k, v in merge_error(dtype).items()}
         print(name, out["merge"][name], flush=True)

@@ -11,6 +11,7 @@ from importlib import import_module
 # function -> module of this folder. A function may not have the name of a module: the module would hide it.
 _HOMES = {
     "merge_drift": "merge_meter",
+    "storable_numbers": "ruler",
     "loss_curve": "curves",
     "update_spectra": "updates",
     "loss_against_d": "dimension",
