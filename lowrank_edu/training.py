@@ -72,9 +72,7 @@ def token_loss(model, batch):
     """(sum of the losses in nats, number of target tokens); position t predicts token t + 1."""
     labels = batch["labels"][:, 1:]
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-    total = F.cross_entropy(
-        logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
-    )
+    total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
     return total, int((labels != -100).sum())
 
 
@@ -82,14 +80,11 @@ def token_loss(model, batch):
 def evaluate(model, data, *, batch_size=32):
     """Mean loss of `data` in nats per target token, in eval mode; the first token of an example is given,
     not scored."""
-    _need_data(data)
+    _need_data(model, data)
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
-        parts = [
-            token_loss(model, collate(data[i : i + batch_size], device))
-            for i in range(0, len(data), batch_size)
-        ]
+        parts = [token_loss(model, collate(data[i : i + batch_size], device)) for i in range(0, len(data), batch_size)]
     finally:
         model.train(was_training)
     return sum(float(total) for total, _ in parts) / sum(count for _, count in parts)
@@ -118,12 +113,12 @@ def train(
     eval_data   evaluated before the first step, every `eval_every` steps and at the end
 
     Order and dropout follow `seed` alone; the caller's random state is put back. Raises ValueError when
-    nothing is trainable or an adapter is merged, and FloatingPointError with the step when the loss is no
-    longer finite: the parameters are then those before that step.
+    nothing is trainable or an adapter is merged, and FloatingPointError with the step when the loss or its
+    gradient is no longer finite: the parameters are then those before that step.
     """
     if (steps is None) == (epochs is None):
         raise ValueError(f"steps={steps}, epochs={epochs}: give one of them.")
-    _need_data(data)
+    _need_data(model, data)
     if schedule not in ("constant", "linear"):
         raise ValueError(f"schedule={schedule!r} is not 'constant' or 'linear'.")
     counts = {"batch_size": batch_size, "steps": steps, "epochs": epochs, "eval_every": eval_every}
@@ -135,9 +130,7 @@ def train(
     parameters = trainable_parameters(model)
     steps = steps or epochs * -(-len(data) // batch_size)
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
-    rates = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda t: 1 - t / steps if schedule == "linear" else 1.0
-    )
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 - t / steps if schedule == "linear" else 1.0)
     device, was_training, history = parameters[0].device, model.training, History()
     order = torch.Generator().manual_seed(seed)
 
@@ -155,13 +148,14 @@ def train(
             for step in tqdm(range(1, steps + 1), disable=not progress, desc="training", unit="step"):
                 total, count = token_loss(model, collate([data[i] for i in next(batches)], device))
                 loss = total / max(count, 1)  # a batch may hold no target at all
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(
-                        f"the loss is {float(loss)} at step {step}; the parameters are those before it. "
-                        f"The usual cause is a learning rate that is too high: lr={lr}; try a tenth."
-                    )
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
+                if not all(torch.isfinite(value).all() for value in (loss, *_gradients(parameters))):
+                    raise FloatingPointError(
+                        f"the loss is {float(loss.detach())} at step {step}, and it or its gradient is not finite; the "
+                        "parameters are those before this step. The usual cause is a learning rate that is too high: "
+                        f"lr={lr}; try a tenth."
+                    )
                 optimizer.step()
                 rates.step()
                 history.step.append(step)
@@ -180,13 +174,15 @@ def trainable_parameters(model):
     from .adapting import adapted_layers
 
     if any(layer.kept is not None for layer in adapted_layers(model).values()):
-        raise ValueError(
-            "an adapter is merged, so its factors are not in use. Call unmerge(model) before training."
-        )
+        raise ValueError("an adapter is merged, so its factors are not in use. Call unmerge(model) before training.")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("no parameter has a gradient. Call adapt first, or load_adapter(…, trainable=True).")
     return parameters
+
+
+def _gradients(parameters):
+    return [p.grad for p in parameters if p.grad is not None]
 
 
 def _batches(n, batch_size, generator):
@@ -196,13 +192,21 @@ def _batches(n, batch_size, generator):
             yield part.tolist()
 
 
-def _need_data(data):
+def _context(model):
+    """How many tokens the model can see."""
+    return getattr(getattr(model, "config", None), "max_position_embeddings", float("inf"))
+
+
+def _need_data(model, data):
     if not len(data) or "labels" not in data[0]:
-        raise ValueError(
-            "data is a list of examples with input_ids and labels: make it with tokenize(tok, texts)."
-        )
+        raise ValueError("data is a list of examples with input_ids and labels: make it with tokenize(tok, texts).")
     if not any((example["labels"][1:] != -100).any() for example in data):
         raise ValueError("data holds no target token: every label after the first is −100 or missing.")
+    longest, room = max(len(example["input_ids"]) for example in data), _context(model)
+    if longest > room:
+        raise ValueError(
+            f"data holds an example of {longest} tokens; this model sees {room}: tokenize(…, max_length={room})."
+        )
 
 
 @torch.no_grad()
@@ -215,13 +219,17 @@ def sample(model, tok, prompts="", *, n=4, max_new_tokens=80, temperature=1.0, s
     prompts = [prompts] * n if isinstance(prompts, str) else list(prompts)
     rows = [tok(p, add_special_tokens=False)["input_ids"] if p else [tok.eos_token_id] for p in prompts]
     width, device = max(len(ids) for ids in rows), next(model.parameters()).device
+    most = _context(model) - width + 1  # the last new token is not read again
+    if max_new_tokens > most:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens} after a prompt of {width} tokens is more than this model sees. "
+            f"Take max_new_tokens ≤ {most}."
+        )
     pad = tok.pad_token_id if tok.pad_token_id is not None else tok.eos_token_id
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     how = (
-        {"do_sample": True, "temperature": float(temperature), "top_k": 0}
-        if temperature > 0
-        else {"do_sample": False}
+        {"do_sample": True, "temperature": float(temperature), "top_k": 0} if temperature > 0 else {"do_sample": False}
     )
     was_training = model.training
     model.eval()
