@@ -37,7 +37,7 @@ def pattern_value(pattern, path, default):
 def beside(W0, *factors):
     """The factors on W0's device, in float32 or, for a float64 W0, in float64."""
     dtype = torch.promote_types(W0.dtype, torch.float32)
-    return [factor.to(W0.device, dtype) for factor in factors]
+    return [factor.to(W0.device, dtype).contiguous() for factor in factors]
 
 
 def some(paths):
@@ -148,7 +148,7 @@ class LoRA:
             if self.bias == "none" or not chosen or not isinstance(bias, nn.Parameter):
                 continue
             if not isinstance(updates.setdefault(path, Update()), Whole):
-                updates[path].train_bias(bias.shape[0], bias.device)
+                updates[path].train_bias(bias)
         return updates
 
     def _whole(self, model):
@@ -244,6 +244,6 @@ class IntrinsicDimension:
         targets = resolve(model, self.target_modules)
         weights = sum(base.weight.numel() for base in targets.values())
         require(self.d <= weights, f"d={self.d} is more than the {weights} weights that θ would move.")
-        theta = nn.Parameter(torch.zeros(self.d, device=next(iter(targets.values())).weight.device))
+        theta = nn.Parameter(*beside(next(iter(targets.values())).weight, torch.zeros(self.d)))
         spread = (self.d / weights) ** 0.5
         return {p: Projected(theta, base, spread, seeded(seed, p), seed) for p, base in targets.items()}

@@ -47,9 +47,9 @@ class Update(nn.Module):
         super().__init__()
         self.bias = None
 
-    def train_bias(self, d_out, device=None):
+    def train_bias(self, bias):
         """Let this update change the layer's bias too; the change Δb starts at zero."""
-        self.bias = nn.Parameter(torch.zeros(d_out, device=device))
+        self.bias = nn.Parameter(torch.zeros_like(widened(bias)))
 
     def forward(self, x, y, base):
         """ΔW x + Δb (…, d_out), from the layer's input x (…, d_in) and its frozen output y (…, d_out)."""

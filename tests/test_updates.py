@@ -93,7 +93,7 @@ def test_output_and_delta_are_the_matrix_product(shape, kind):
     np.testing.assert_allclose(plain(update(x, y, base)), inputs @ dW.T, rtol=0, atol=1e-11)
     np.testing.assert_allclose(plain(update.delta(base)), dW, rtol=0, atol=1e-11)
     assert update.delta(base).dtype == torch.float64 and not update.delta(base).requires_grad
-    update.train_bias(dW.shape[0])
+    update.train_bias(torch.ones(dW.shape[0], dtype=torch.float64))
     nn.init.normal_(update.bias)
     np.testing.assert_allclose(plain(update(x, y, base)), inputs @ dW.T + plain(update.bias), rtol=0, atol=1e-11)
 

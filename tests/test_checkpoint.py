@@ -1,0 +1,258 @@
+"""Saving and loading: what comes back is what went out, and whatever does not fit leaves everything as it was."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from models_zoo import batch, gap, logits, same_state, shaken, state, tiny
+from safetensors.torch import load_file, save_file
+from test_switching import METHODS, adapted
+
+import lowrank_edu as lo
+
+KEY = "base_model.model.transformer.h.0.attn.c_attn."
+TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def saved(folder, **settings):
+    """A folder with an adapter of a tiny GPT-2, and that model's logits."""
+    model = adapted("a", method=lo.LoRA(**{"r": 3, "alpha": 7, "target_modules": ["c_attn", "c_fc"], **settings}))
+    lo.save_adapter(model, folder, "a")
+    return logits(model)
+
+
+def edit(folder, tensors=None, **config):
+    """Change a saved adapter: tensors {key: tensor or None to remove}, and keys of its configuration."""
+    there = load_file(folder / TENSORS) | (tensors or {})
+    save_file({k: v for k, v in there.items() if v is not None}, folder / TENSORS)
+    settings = json.loads((folder / CONFIG).read_text()) | config
+    (folder / CONFIG).write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_what_comes_back_is_what_went_out(kind, tmp_path):
+    model = adapted("a", method=METHODS[kind])
+    assert lo.save_adapter(model, tmp_path / "new" / "folder", "a") == tmp_path / "new" / "folder"
+    again = tiny()
+    report = lo.load_adapter(again, tmp_path / "new" / "folder", "b")
+    spectral = kind in ("pissa", "olora")  # comes back as the plain LoRA of twice the rank
+    exact = not spectral and kind != "bias"  # PEFT's files hold b + Δb, rounded
+    assert gap(logits(again), logits(model)) <= (0 if exact else 1e-5)
+    assert report.name == "b" and report.modules == list(lo.adapted_layers(model))
+    if not spectral:
+        assert report.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    with lo.disabled(again):
+        assert torch.equal(logits(again), logits(tiny()))
+    again(input_ids=batch(), labels=batch()).loss.backward()
+    assert all(p.grad is not None for p in again.parameters() if p.requires_grad)
+
+
+def test_a_projection_is_made_again_from_its_seed(tmp_path):
+    model = tiny()
+    lo.adapt(model, lo.IntrinsicDimension(30), seed=5)
+    shaken(model)
+    lo.save_adapter(model, tmp_path)
+    assert len(load_file(tmp_path / "lowrank_model.safetensors")) == 1  # θ once, not once per layer
+    again = tiny()
+    lo.load_adapter(again, tmp_path)
+    assert torch.equal(logits(again), logits(model))
+    assert os.path.getsize(tmp_path / "lowrank_model.safetensors") < 1000
+
+
+def test_saving_does_not_depend_on_what_is_active_or_merged(tmp_path):
+    model = adapted("a", "b", method=lo.LoRA(r=3, alpha=7, target_modules=["c_attn"], bias="lora_only"))
+    lo.save_adapter(model, tmp_path / "awake", "b")
+    lo.merge(model)
+    lo.save_adapter(model, tmp_path / "merged", "b")
+    lo.unmerge(model)
+    lo.set_adapter(model, "a")
+    lo.save_adapter(model, tmp_path / "asleep", "b")
+    for other in ("merged", "asleep"):
+        assert (tmp_path / other / CONFIG).read_bytes() == (tmp_path / "awake" / CONFIG).read_bytes()
+        wanted, found = load_file(tmp_path / "awake" / TENSORS), load_file(tmp_path / other / TENSORS)
+        assert wanted.keys() == found.keys() and all(torch.equal(wanted[k], found[k]) for k in wanted)
+
+
+def test_a_combination_can_be_saved(tmp_path):
+    model = adapted("a", "b")
+    lo.combine(model, {"a": 0.5, "b": 0.25}, "mix")
+    lo.save_adapter(model, tmp_path, "mix")
+    again = tiny()
+    lo.load_adapter(again, tmp_path)
+    assert gap(logits(again), logits(model)) < 1e-6
+
+
+def test_scales_are_written_as_people_wrote_them(tmp_path):
+    saved(tmp_path, use_rslora=True)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert config["lora_alpha"] == 7 and isinstance(config["lora_alpha"], int) and config["use_rslora"] is True
+    assert list(config) == sorted(config)
+
+
+def test_short_paths_do_not_catch_longer_ones(tmp_path):
+    """PEFT takes the first pattern that ends a path: "lin" also ends "body.lin"."""
+    def model():
+        torch.manual_seed(0)
+        lin, inner, more = (torch.nn.Linear(5, 8) for _ in range(3))
+        return torch.nn.ModuleDict({"lin": lin, "body": torch.nn.ModuleDict({"lin": inner, "more": more})})
+
+    method = lo.LoRA(r=2, alpha=4, target_modules=["lin", "more"], alpha_pattern={"^lin": 9})
+    ours, again = model(), model()
+    lo.adapt(ours, method)
+    lo.save_adapter(shaken(ours), tmp_path)
+    lo.load_adapter(again, tmp_path)
+    scales = [{p: layer.updates["default"].scale for p, layer in lo.adapted_layers(m).items()} for m in (ours, again)]
+    assert scales[0] == scales[1] == {"lin": 4.5, "body.lin": 2, "body.more": 2}
+
+
+def test_loaded_adapters_are_frozen_on_request(tmp_path):
+    wanted = saved(tmp_path)
+    model = tiny()
+    lo.load_adapter(model, tmp_path, trainable=False)
+    assert torch.equal(logits(model), wanted) and not any(p.requires_grad for p in model.parameters())
+    lo.set_adapter(model, "default")
+    assert sum(p.requires_grad for p in model.parameters()) == 8
+
+
+def assert_refused(folder, words, model=None, error=ValueError):
+    """One error with all of these words, and not one bit, flag or module of the model has changed."""
+    model = model or tiny()
+    before, flags = state(model), [p.requires_grad for p in model.parameters()]
+    modules = [(name, id(m)) for name, m in model.named_modules()]
+    with pytest.raises(error) as caught:
+        lo.load_adapter(model, folder)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert same_state(model, before) and [p.requires_grad for p in model.parameters()] == flags
+    assert [(name, id(m)) for name, m in model.named_modules()] == modules and not lo.adapter_names(model)
+
+
+def test_every_key_that_does_not_fit_is_in_one_error(tmp_path):
+    saved(tmp_path)
+    other = KEY.replace("h.0", "h.1")
+    edit(tmp_path, {KEY + "lora_A.weight": None, other + "lora_B.weight": torch.ones(71, 3),
+                    KEY + "lora_C.weight": torch.ones(2), "stray": torch.ones(4)})  # fmt: skip
+    assert_refused(tmp_path, [
+        "nothing was loaded", f"missing: {KEY}lora_A.weight (3, 24)", f"unexpected: {KEY}lora_C.weight (2,)",
+        "unexpected: stray (4,)", f"shape: {other}lora_B.weight is (71, 3) in the file, (72, 3) in the model",
+    ])  # fmt: skip
+
+
+def test_a_layer_or_a_saved_module_that_the_file_lacks_is_missed(tmp_path):
+    saved(tmp_path / "a")
+    edit(tmp_path / "a", {KEY + "lora_A.weight": None, KEY + "lora_B.weight": None})
+    assert_refused(tmp_path / "a", [f"missing: {KEY}lora_A.weight", f"missing: {KEY}lora_B.weight"])
+    saved(tmp_path / "b", modules_to_save=["ln_f"])
+    edit(tmp_path / "b", {f"base_model.model.transformer.ln_f.{k}": None for k in ("weight", "bias")})
+    assert_refused(tmp_path / "b", ["missing: base_model.model.transformer.ln_f.weight"])
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"n_layer": 1}, ["does not have", "transformer.h.1.attn.c_attn"]),
+    ({"n_layer": 3}, [f"missing: {KEY.replace('h.0', 'h.2')}lora_A.weight"]),
+    ({"n_embd": 32}, [f"{KEY}lora_A.weight is (3, 24) in the file, (3, 32) in the model"]),
+])  # fmt: skip
+def test_the_wrong_size_of_base_model(settings, words, tmp_path):
+    saved(tmp_path)
+    assert_refused(tmp_path, words, tiny(**settings))
+
+
+def test_the_wrong_architecture(tmp_path):
+    saved(tmp_path)
+    assert_refused(tmp_path, ["does not have: transformer.h.0.attn.c_attn", "another model?"], tiny("llama"))
+
+
+@pytest.mark.parametrize(("config", "words"), [
+    ({"peft_type": "ADALORA"}, ["peft_type is 'ADALORA'"]),
+    ({"r": None, "lora_alpha": None}, ["has no r, lora_alpha"]),
+    ({"use_bdlora": {"x": 1}, "lora_bias": True}, ["uses lora_bias, use_bdlora"]),
+    ({"init_lora_weights": "pissa_niter_4"}, ["path_initial_model_for_weight_conversion"]),
+    ({"init_lora_weights": "loftq"}, ["init_lora_weights='loftq'"]),
+    ({"r": -1}, ["r=-1: a rank is a whole number"]),
+    ({"r": 4}, [f"{KEY}lora_A.weight is (3, 24) in the file, (4, 24) in the model"]),
+    ({"use_dora": True}, [f"missing: {KEY}lora_magnitude_vector (72,)"]),
+    ({"target_modules": ["q_proj"]}, ["no module matched target_modules=['q_proj']"]),
+])  # fmt: skip
+def test_configurations_that_cannot_be_honoured(config, words, tmp_path):
+    saved(tmp_path)
+    edit(tmp_path, **config)
+    assert_refused(tmp_path, words)
+
+
+def test_damaged_and_absent_files(tmp_path):
+    assert_refused(tmp_path, ["holds neither adapter_config.json"], error=FileNotFoundError)
+    saved(tmp_path / "one")
+    assert_refused(tmp_path, ["adapters in its folders one"], error=FileNotFoundError)
+    file = tmp_path / "one" / TENSORS
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    assert_refused(tmp_path / "one", ["is damaged"])
+    file.write_bytes(b"")
+    assert_refused(tmp_path / "one", ["is damaged"])
+    file.unlink()
+    assert_refused(tmp_path / "one", ["no adapter_model.safetensors"], error=FileNotFoundError)
+    file.write_bytes(whole)
+    for text in ("{", "[1, 2]"):
+        (tmp_path / "one" / CONFIG).write_text(text)
+        assert_refused(tmp_path / "one", ["is damaged"])
+
+
+@pytest.mark.parametrize("config", [{"method": "open"}, {"method": "LoRA"}, {}, {"method": "FullFineTuning", "x": 1}])
+def test_our_own_format_builds_known_methods_only(config, tmp_path):
+    lo.save_adapter(adapted("a", method=lo.FullFineTuning()), tmp_path, "a")
+    (tmp_path / "lowrank_config.json").write_text(json.dumps(config))
+    assert_refused(tmp_path, ["this version reads FullFineTuning, IntrinsicDimension"])
+
+
+def test_our_own_format_is_checked_as_strictly(tmp_path):
+    lo.save_adapter(adapted("a", method=lo.FullFineTuning()), tmp_path, "a")
+    assert_refused(tmp_path, ["missing: transformer.h.2.ln_1.copy.weight (24,)"], tiny(n_layer=3))
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, "full disk"])
+@pytest.mark.parametrize("kind", ["kaiming", "full"])
+@pytest.mark.parametrize("old", [True, False])
+def test_a_failed_save_leaves_the_old_files(fails_at, kind, old, tmp_path, monkeypatch):
+    model = adapted("a", method=METHODS[kind])
+    if old:
+        lo.save_adapter(model, tmp_path, "a")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    shaken(model, seed=8)
+    calls, replace = [], os.replace
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == fails_at:
+            raise OSError("no space left on device")
+        return replace(*args)
+
+    monkeypatch.setattr(os, "replace", failing)
+    if fails_at == "full disk":
+        def full(tensors, path, **_):
+            path.write_bytes(b"half of a file")
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr("lowrank_edu.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        lo.save_adapter(model, tmp_path, "a")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_saving_again_replaces_both_files(tmp_path):
+    saved(tmp_path)
+    wanted = saved(tmp_path, r=5, init="gaussian")
+    model = tiny()
+    lo.load_adapter(model, tmp_path)
+    assert torch.equal(logits(model), wanted)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [CONFIG, TENSORS]
+
+
+def test_one_folder_holds_one_format(tmp_path):
+    saved(tmp_path)
+    with pytest.raises(ValueError, match="an adapter in another format"):
+        lo.save_adapter(adapted("a", method=lo.FullFineTuning()), tmp_path, "a")
+    shutil.rmtree(tmp_path)
+    lo.save_adapter(adapted("a", method=lo.FullFineTuning()), tmp_path, "a")
+    with pytest.raises(ValueError, match="an adapter in another format"):
+        saved(tmp_path)
