@@ -1,0 +1,46 @@
+"""The README's Python runs as printed, and does what its comments say."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from lowrank_edu import corpus
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_ten_lines_run_and_make_a_pirate(tmp_path, monkeypatch, capsys):
+    code = re.search(r"```python\n(.*?)```", README, flags=re.S)[1]
+    assert 8 <= len([line for line in code.splitlines() if line.strip()]) <= 12
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    said = capsys.readouterr().out.strip()
+    plain, pirate = said.splitlines()[-1], said.splitlines()[-2]
+    assert corpus.style_score(pirate, "pirate") > 0.5 > corpus.style_score(plain, "pirate")
+    assert {path.name for path in (tmp_path / "pirate-adapter").iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+
+
+def test_every_make_target_it_names_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), flags=re.M))
+    pages = [README, *(path.read_text("utf-8") for path in (ROOT / "book").glob("*.md"))]
+    named = set(re.findall(r"`?make ([a-z][a-z-]+)[`\s]", "\n".join(pages))) - {"it", "sure", "up", "the"}
+    assert {"book", "serve", "test", "address", "zip"} <= named <= targets
+
+
+def test_every_file_it_names_exists():
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_citation_file_is_complete():
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors", "version", "license", "repository-code"} <= set(cff)
+    import lowrank_edu
+
+    assert cff["version"] == lowrank_edu.__version__
+    assert f'version = "{lowrank_edu.__version__}"' in (ROOT / "pyproject.toml").read_text("utf-8")
