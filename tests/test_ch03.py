@@ -158,9 +158,7 @@ def test_counts_are_those_of_the_real_models(name, total):
         model = transformers.GPT2LMHeadModel(config)
     assert sum(p.numel() for p in model.parameters()) == total == anatomy.counts(size, [], 8)[1]
     block = model.transformer.h[0]
-    modules = dict(
-        zip(ALL, [block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj], strict=True)
-    )
+    modules = dict(zip(ALL, [block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj], strict=True))
     for layer, module in modules.items():
         assert anatomy.shape_of(layer, size) == tuple(module.weight.shape)[::-1]
 
@@ -169,9 +167,7 @@ def test_trainable_is_what_adapt_reports():
     transformers = pytest.importorskip("transformers")
     import lowrank_edu as lo
 
-    config = transformers.GPT2Config(
-        n_embd=24, n_layer=2, n_head=2, vocab_size=50, n_positions=16, n_inner=40
-    )
+    config = transformers.GPT2Config(n_embd=24, n_layer=2, n_head=2, vocab_size=50, n_positions=16, n_inner=40)
     model = transformers.GPT2LMHeadModel(config)
     report = lo.adapt(model, lo.LoRA(r=3, target_modules="all-linear"))
     assert anatomy.counts(anatomy._size(config), ALL, 3) == (report.trainable, report.total)
@@ -230,9 +226,7 @@ def test_lora_takes_thirty_lines():
 def test_the_recorded_run_happens_again():
     """The first steps of the experiment, trained here: the same loss within a small band, the same floor."""
     pytest.importorskip("transformers")
-    spec = importlib.util.spec_from_file_location(
-        "ch03_pirate", ROOT / "book" / "experiments" / "ch03_pirate.py"
-    )
+    spec = importlib.util.spec_from_file_location("ch03_pirate", ROOT / "book" / "experiments" / "ch03_pirate.py")
     experiment = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(experiment)
     shipped_record = shipped.results("ch03_pirate")
@@ -242,3 +236,11 @@ def test_the_recorded_run_happens_again():
     assert again["loss"] == pytest.approx([shipped_record["loss"][i] for i in at], abs=0.02)
     assert shipped_record["score"][0] < 0.1 < 0.9 < shipped_record["score"][-1]
     assert shipped_record["loss"][-1] < shipped_record["loss"][0] - 0.05
+
+
+def test_every_promise_of_the_page_holds():
+    """The page prints properties as "…: True"; one that turned False would be committed without a sound."""
+    cells = json.loads((CHAPTERS / "ch03_lora.ipynb").read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    printed = "".join("".join(output.get("text", "")) for output in outputs)
+    assert printed.count(": True") == 5 and "False" not in printed

@@ -55,6 +55,7 @@ def block_anatomy(config=None, r=8, name="tiny-gpt2", slug="anatomy"):
             "box": [LEFT, TALL],
         },
         stage=_stage(sizes[first], r),
+        under=_facts(sizes[first], r),
         panel=_panel(sizes[first], r),
         draw=script("anatomy.js"),
         css=CSS.replace("ME", f"#fig-{slug}"),
@@ -63,7 +64,7 @@ def block_anatomy(config=None, r=8, name="tiny-gpt2", slug="anatomy"):
 
 CSS = """ME .box rect{fill:var(--faint);stroke:var(--soft)}
 ME .box.on rect:first-child{stroke:currentColor;stroke-width:2}
-ME .box .lora{display:none}ME .box.adapted .lora{display:inline}ME .facts{font-size:14px}
+ME .box .lora{display:none}ME .box.adapted .lora{display:inline}ME .facts{font-size:14px;margin-top:.8rem}
 ME .facts b{font-weight:650}ME .facts div{display:flex;justify-content:space-between;gap:.8rem;
 padding:.2rem 0;border-top:1px solid var(--soft)}
 ME .facts div span:last-child{text-align:right;font-variant-numeric:tabular-nums}"""
@@ -107,8 +108,7 @@ def _stage(size, r):
     flow = 'fill="none" stroke="currentColor" stroke-opacity=".45" stroke-width="1.5"'
     lines = "M38 13H16V170M16 186V340M16 356V372M16 49H38M102 62V70M102 164V178H24M16 219H38M102 334V348H24"
     plus = "".join(
-        f'<circle cx="16" cy="{y}" r="8" {flow}/><path d="M11 {y}h10M16 {y - 5}v10" {flow}/>'
-        for y in (178, 348)
+        f'<circle cx="16" cy="{y}" r="8" {flow}/><path d="M11 {y}h10M16 {y - 5}v10" {flow}/>' for y in (178, 348)
     )
     boxes = "".join(_box(name, spec[-1]) for name, spec in (LINEAR | OTHER).items())
     boxes += "".join(
@@ -156,8 +156,7 @@ def _labels(d_out, d_in, r):
     }
 
 
-def _panel(size, r):
-    trainable, total = counts(size, ["c_attn"], r)
+def _facts(size, r):
     d_out, d_in = shape_of("c_attn", size)
     facts = [
         ("W0, frozen", f"{d_out:,} × {d_in:,} = {d_out * d_in:,}"),
@@ -167,11 +166,15 @@ def _panel(size, r):
     ]
     rows = "".join(f"<div><span>{a}</span><span>{b}</span></div>" for a, b in facts)
     return (
-        f'<div class="facts"><b data-el="does">c_attn {LINEAR["c_attn"][0]}</b><div data-el="facts" '
-        f'style="display:block;border:0;padding:0">{rows}</div></div>'
-        + tiles(("trainable", f"{trainable:,}", f"numbers learn, of {total:,}"))
-        + meter("share", trainable / total)
+        f'<div class="facts"><b data-el="does">c_attn {LINEAR["c_attn"][0]}</b>'
+        f'<div data-el="facts" style="display:block;border:0;padding:0">{rows}</div></div>'
     )
+
+
+def _panel(size, r):
+    trainable, total = counts(size, ["c_attn"], r)
+    label = f"numbers learn, of {total:,}: {100 * trainable / total:.2f} %"
+    return tiles(("trainable", f"{trainable:,}", label)) + meter("share", trainable / total)
 
 
 def _alt(name, size, r):

@@ -46,7 +46,7 @@ class Figure:
     slug      the id on the page is fig-<slug>
     title     the question that it answers;  alt: what the picture shows;  caption: what to try
     stage     the picture's markup in the first state, so that it stands without scripts and in print
-    panel     what changes beside the controls (`tiles`)
+    panel     what changes beside the controls (`tiles`);  under: the same, under the picture
     draw      a JavaScript function (state, data, $) => sentence for screen readers
     data      numbers, text, lists, dicts, arrays; floats are rounded to `digits` significant digits
     css       a few extra rules, each beginning with #fig-<slug>
@@ -64,6 +64,7 @@ class Figure:
     controls: tuple = ()
     data: dict = field(default_factory=dict)
     panel: str = ""
+    under: str = ""
     css: str = ""
     wide: bool = False
     digits: int = 4
@@ -172,9 +173,7 @@ def pack(array, lo=None, hi=None):
         )
     lo, hi = float(array.min() if lo is None else lo), float(array.max() if hi is None else hi)
     if hi <= lo:
-        raise ValueError(
-            f"cannot pack with lo={lo} and hi={hi}: hi must be larger. Pass lo= and hi= by hand."
-        )
+        raise ValueError(f"cannot pack with lo={lo} and hi={hi}: hi must be larger. Pass lo= and hi= by hand.")
     levels = np.rint((np.clip(array, lo, hi) - lo) / (hi - lo) * 255).astype(np.uint8)
     return {"$packed": b64encode(levels.tobytes()).decode(), "shape": list(array.shape), "lo": lo, "hi": hi}
 
@@ -196,17 +195,15 @@ def _page(f):
     draw = f.draw.replace("</script", r"<\/script")  # the same in JavaScript, and it cannot end the script
     side = "".join(control.html(me) for control in f.controls) + f.panel
     side = f'<div class="lo-side">{side}</div>' if side else ""
-    still = (
-        "<noscript><p>Scripts are off: the picture shows its first state.</p></noscript>"
-        if f.controls
-        else ""
-    )
+    picture = f'<div class="lo-stage" role="img" aria-label="{escape(f.alt)}">{f.stage}</div>'
+    if f.under:
+        picture = f'<div style="flex:3 1 300px;min-width:0;max-width:100%">{picture}{f.under}</div>'
+    still = "<noscript><p>Scripts are off: the picture shows its first state.</p></noscript>" if f.controls else ""
     return (
         f'<figure class="lo-fig{" lo-wide" if f.wide else ""}" id="{me}" aria-labelledby="{me}-title">'
         f"<style>{_shared('page.css')}{f.css}</style>"
         f'<p class="lo-title" id="{me}-title">{escape(f.title)}</p>'
-        f'<div class="lo-row"><div class="lo-stage" role="img" aria-label="{escape(f.alt)}">'
-        f"{f.stage}</div>{side}</div>"
+        f'<div class="lo-row">{picture}{side}</div>'
         f'<p class="lo-live" aria-live="polite"></p><figcaption>{escape(f.caption)}</figcaption>{still}'
         f'<script>(\n{_shared("page.js")}\n)(document.currentScript,"{me}",{data},\n{draw}\n)</script></figure>'
     )
@@ -221,8 +218,7 @@ def _check(f):
     for name in ("title", "alt", "caption", "stage"):
         if not getattr(f, name).strip():
             raise ValueError(
-                f"figure {f.slug!r} has {name}={getattr(f, name)!r}; a figure needs text there. "
-                f"{_NEEDS[name]}"
+                f"figure {f.slug!r} has {name}={getattr(f, name)!r}; a figure needs text there. {_NEEDS[name]}"
             )
     names = [control.name for control in f.controls]
     bad = [name for name in names if names.count(name) > 1 or not re.fullmatch(r"[A-Za-z]\w*", name)]
