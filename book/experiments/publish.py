@@ -31,6 +31,8 @@ def ship(checkpoint: Path, folder: Path):
     model.config.name_or_path = "tiny-gpt2"
     model.save_pretrained(folder)
     PreTrainedTokenizerFast.from_pretrained(checkpoint).save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
 def measure() -> dict:
