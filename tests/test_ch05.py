@@ -140,9 +140,7 @@ def in_place_with_a_copy(layer):
 def test_merge_names_each_mistake():
     wrong = [second_merge_adds, raises_after, same_matrix, says_nothing, asserts, keeps_the_wrong_one,
              keeps_the_update, keeps_nothing, forgets_scale, wrong_product]  # fmt: skip
-    assert_distinct_sentences(
-        exercises.get("ch05-merge"), {f.__name__: f for f in wrong}, [in_place_with_a_copy]
-    )
+    assert_distinct_sentences(exercises.get("ch05-merge"), {f.__name__: f for f in wrong}, [in_place_with_a_copy])
 
 
 def test_combine_names_each_mistake():
@@ -173,9 +171,7 @@ def test_combine_names_each_mistake():
 
 def test_dropout_has_a_sentence_for_each_option():
     exercise = exercises.get("ch05-dropout")
-    assert_distinct_sentences(
-        exercise, {o: o.upper() for o in exercise.options if o != "nowhere"}, ["Nowhere."]
-    )
+    assert_distinct_sentences(exercise, {o: o.upper() for o in exercise.options if o != "nowhere"}, ["Nowhere."])
 
 
 def test_the_page_shows_every_exercise():
