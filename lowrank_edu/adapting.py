@@ -96,11 +96,19 @@ def install(model, method, name, updates):
 
 
 def wrap(model, path):
-    parent, _, child = path.rpartition(".")
-    parent = model.get_submodule(parent)
-    layer = AdaptedLayer(getattr(parent, child)).train(getattr(parent, child).training)
-    setattr(parent, child, layer)
+    """The layer at `path`, now inside an AdaptedLayer."""
+    base = model.get_submodule(path)
+    layer = AdaptedLayer(base).train(base.training)
+    swap(model, base, layer)
     return layer
+
+
+def swap(model, old, new):
+    """Put `new` wherever the model holds `old`: a model may hold one module under two names."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
 
 
 def report(model, name="default"):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .adapting import adapted_layers, check_free, install, method_of
+from .adapting import adapted_layers, check_free, install, method_of, swap
 from .layers import DROPPED
 from .targets import leaves
 from .updates import DoRA, LowRank, Whole
@@ -163,12 +163,12 @@ def delete_adapter(model, name):
     method_of(model, name)
     layers = adapted_layers(model)
     _refuse_merged(layers, f"delete {name!r}")
-    for path, layer in layers.items():
+    for layer in layers.values():
         if name in layer.updates:
             del layer.updates[name]
         layer.active = tuple(n for n in layer.active if n != name)
         if not layer.updates:
-            _replace(model, path, layer.base)
+            swap(model, layer, layer.base)
     del model.__dict__["lowrank_methods"][name]
 
 
@@ -180,8 +180,8 @@ def unwrap(model):
     tied get copies of their own, so that saving keeps all of them.
     """
     layers = adapted_layers(model)
-    for path, layer in layers.items():
-        _replace(model, path, layer.base)
+    for layer in layers.values():
+        swap(model, layer, layer.base)
     model.__dict__.pop("lowrank_methods", None)
     model.requires_grad_(True)
     ties = [
@@ -195,11 +195,6 @@ def unwrap(model):
             setattr(model.get_submodule(path), key, nn.Parameter(model.get_parameter(name).detach().clone()))
         model.all_tied_weights_keys = {}
     return model
-
-
-def _replace(model, path, module):
-    parent, _, child = path.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
 
 
 def _tied(model):

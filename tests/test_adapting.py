@@ -96,6 +96,15 @@ def test_the_report_counts_what_is_there():
     assert f"'mine' trains {trainable:,} of {report.total:,} parameters" in str(report)
 
 
+def test_a_module_under_two_names_is_wrapped_under_both():
+    shared = nn.Linear(5, 5)
+    model = nn.Sequential(shared, nn.Linear(5, 5), shared)
+    lo.adapt(model, lo.LoRA(r=2, target_modules=["0"]))
+    assert model[0] is model[2] is lo.adapted_layers(model)["0"] and model[0].base is shared
+    lo.unwrap(model)
+    assert model[0] is model[2] is shared
+
+
 def test_freezing_comes_first_and_reaches_everything():
     model = tiny()
     lo.adapt(model, lo.LoRA(r=3, target_modules=["c_attn"]))

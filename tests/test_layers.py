@@ -23,6 +23,8 @@ def wrapped(*kinds):
     for name, kind in zip("abc", kinds, strict=False):
         A, B = torch.randn(3, 5).double(), torch.randn(8, 3).double()
         layer.updates[name] = DoRA(A, B, 0.7, base) if kind is DoRA else LowRank(A, B, 0.7)
+        if kind is DoRA:
+            layer.updates[name].m.data *= 1.5  # away from its start, where DoRA is LoRA
     layer.active = tuple(layer.updates)
     return layer
 
