@@ -15,7 +15,7 @@ say     = @echo "==> $(1)"
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup book serve notebooks address test test-unit test-notebooks test-book test-browser test-portable \
+.PHONY: help setup book serve notebooks address browser test test-unit test-notebooks test-book test-browser test-portable \
         lint experiments benchmark pretrain zip clean
 
 help:  ## list the targets
@@ -62,7 +62,11 @@ address: setup  ## write the repository's address (one line of _config.yml) into
 test: lint test-unit test-notebooks test-book test-browser  ## everything that must hold before a change is kept
 	$(call say,everything holds)
 
-test-unit: setup  ## the package alone
+browser: setup  ## find a browser for the tests, or install one
+	$(call say,finding a browser)
+	$(PY) tests/browser.py
+
+test-unit: browser  ## the package alone
 	$(call say,testing the package)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests \
 	    --ignore=tests/test_notebooks.py --ignore=tests/test_book.py --ignore=tests/test_browser.py
@@ -77,11 +81,9 @@ test-book: book  ## the rendered book: complete, and a broken reference fails
 	$(call say,testing the rendered book)
 	$(PY) -m pytest tests/test_book.py
 
-test-browser: book  ## every page in a real browser with the network off
-	$(call say,finding a browser)
-	$(PY) tests/browser.py
+test-browser: book browser  ## every page in a real browser with the network off
 	$(call say,opening every page)
-	$(PY) -m pytest tests/test_browser.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_browser.py
 
 test-portable: setup  ## the chapters on an older processor, with Colab's versions, and with the lowest versions
 	$(call say,running the chapters as an older processor computes them)
