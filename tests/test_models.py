@@ -89,13 +89,12 @@ def test_nine_of_ten_samples_are_whole_and_consistent_stories(tiny):
     assert len(set(samples)) == 300  # varied, not a few learned by heart
 
 
-def test_a_damaged_model_fails_that_bar(tiny):
-    """The bar can be missed: a little noise in one matrix is enough."""
+def test_a_damaged_model_fails_that_bar():
+    """The bar can be missed: without the attention of layer 2 (loss + 0.04 nats per token) it is."""
     model, tok = lo.load_model()
-    weight = model.transformer.h[1].attn.c_proj.weight
     with torch.no_grad():
-        weight += weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    assert corpus.validity(lo.sample(model, tok, n=40, max_new_tokens=100, seed=0))["valid"] < 0.7
+        model.transformer.h[2].attn.c_proj.weight.zero_()
+    assert corpus.validity(lo.sample(model, tok, n=40, max_new_tokens=100, seed=0))["valid"] < 0.75
 
 
 def test_card_and_its_page_agree():
@@ -170,7 +169,8 @@ def test_smollm2_is_a_real_language_model(no_network):
     assert abs(model.num_parameters() - 135e6) < 1e6 and model.dtype == torch.float32
     sentence = "The cat sat on the mat and looked out of the window at the rain."
     words = sentence.split()
-    shuffled = " ".join(words[(i * 5) % len(words)] for i in range(len(words)))
+    assert len(words) % 7  # so that the line below is a permutation
+    shuffled = " ".join(words[(i * 7) % len(words)] for i in range(len(words)))
 
     def loss(text):
         ids = tok(text, return_tensors="pt")["input_ids"]
