@@ -66,7 +66,8 @@ def environment(name: str, pins: list[str]) -> Path:
 
 
 def pip(python: Path, *arguments: str) -> str:
-    command = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", *arguments]
+    quiet = () if arguments[0] == "list" else ("-q",)  # -q would hide the list itself
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", *quiet, *arguments]
     done = subprocess.run(command, text=True, capture_output=True)
     if done.returncode:
         raise SystemExit(f"pip {' '.join(arguments)} did not work:\n{done.stderr}")
