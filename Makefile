@@ -109,6 +109,7 @@ benchmark: setup  ## time the package beside PEFT (a quiet machine, some minutes
 pretrain: setup  ## pretrain the tiny model again from nothing (an hour or two; continues where it was stopped)
 	$(call say,pretraining the tiny model; stop it when you like and run the same command to continue)
 	OMP_NUM_THREADS=1 $(PY) book/experiments/pretrain.py
+	OMP_NUM_THREADS=1 $(PY) book/experiments/publish.py
 
 zip:  ## the book as one zip, for a class without access to the repository
 	$(call say,writing dist/lowrank-edu.zip)
