@@ -238,8 +238,9 @@ def test_the_trained_weight_lies_between_photograph_and_noise():
 
 
 def test_a_copy_of_rank_80_still_tells_stories_and_one_of_rank_8_does_not():
-    import lowrank_edu as lo
     import torch
+
+    import lowrank_edu as lo
 
     model, tok = lo.load_model("tiny-gpt2")
     stories = lo.tokenize(tok, lo.corpus.stories(8, seed=1))
