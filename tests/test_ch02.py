@@ -172,7 +172,7 @@ def test_missing_results_name_the_command():
 def test_the_update_has_full_rank_and_a_steep_spectrum(recorded):
     assert all(row["numerical"] > 0.9 * 192 for row in recorded["growth"])  # "practically every direction"
     effective = [row["effective"] for row in sorted(recorded["growth"], key=lambda row: row["steps"])]
-    assert effective == sorted(effective, reverse=True)  # "more steps, lower effective rank"
+    assert max(effective) == effective[0] and effective[-1] < 0.9 * effective[0]  # "falls and settles"
     for layer in recorded["layers"].values():
         drawn = updates._matrices(layer)
         half = {name: updates._rank_for(m["s"], 0.5) for name, m in drawn.items()}
@@ -182,7 +182,7 @@ def test_the_update_has_full_rank_and_a_steep_spectrum(recorded):
 def test_a_cut_keeps_more_skill_than_energy(recorded):
     rows = {row.rank: row for row in updates.cut_table(recorded)}
     assert rows[8].kept > 0.8 and rows[8].kept > rows[8].energy + 0.1  # "fewer than ten"
-    assert rows[1].kept > 0.3  # "a good part of the way"
+    assert rows[1].kept > 0.5  # "most of the way there"
     assert rows[192].kept < 0.995  # "the line does not end at 100 %"
     assert all(rows[r].kept + rows[r].rest > 1 for r in (1, 4, 8))  # "add up to more than 100 %"
     assert all(rows[r].kept > rows[r].rest for r in (4, 8, 16))  # "the strongest few do most of it"
@@ -192,7 +192,9 @@ def test_few_numbers_learn_the_style(measured):
     d90 = dimension.intrinsic_dimension(measured)
     assert d90 and d90 < 0.02 * measured["weights"]
     base, full, rows = dimension.summary(measured)
-    assert base > np.mean(rows[0][1]) > np.mean(rows[3][1]) > np.mean(rows[-1][1]) > full - 0.1 * (base - full)
+    few, some, many = (np.mean(rows[i][1]) for i in (0, 3, -1))
+    assert base > few > some > many > full - 0.1 * (base - full)
+    assert base - few > 0.3 * (base - full)  # "ten numbers are enough to expect a pirate's words"
 
 
 def test_the_update_works_where_w0_is_quiet(recorded):
@@ -200,7 +202,7 @@ def test_the_update_works_where_w0_is_quiet(recorded):
         seen, chance = layer["seen"], 4 / layer["shape"][1]
         assert seen["by_chance"] < seen["by_delta"] < 0.5 * seen["by_W0"]
         assert chance < layer["phi"] < 0.8
-        assert 0.2 < seen["delta"] / seen["by_delta"] < 2.5  # "about as strong as W0"
+        assert seen["delta"] < seen["by_delta"]  # "it stays weaker than W0"
 
 
 # ---- the experiment ----
