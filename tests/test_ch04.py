@@ -160,3 +160,146 @@ def test_bug_names_each_mistake():
         },
         right_answers=[from_weights(lambda W0, now, start, a, r: W0 + a / r * (now - start))],
     )
+
+
+def test_the_page_shows_every_exercise():
+    assert_notebook_shows(exercises.chapter("ch04"), "ch04_start_scale.ipynb")
+
+
+# ---- the committed results, and what the page says about them ----
+@pytest.fixture(scope="module")
+def results():
+    from lowrank_edu.figures.scale_map import read_results
+
+    return read_results()
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    import importlib.util
+    from pathlib import Path
+
+    path = Path(__file__).parent.parent / "book" / "experiments" / "ch04_scale_map.py"
+    spec = importlib.util.spec_from_file_location("ch04_scale_map", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_results_are_complete_and_of_this_model(results, experiment):
+    assert results["fingerprint"] == experiment.fingerprint(), "run: make experiments only=ch04"
+    assert set(results["map"]) == {experiment.key(cell) for cell in experiment.map_cells()}
+    assert set(results["starts"]) == {experiment.key(cell) for cell in experiment.start_runs()}
+    assert 0 < results["seconds"] < 20 * 60
+    assert results["versions"]["torch"] and results["seeds"] == experiment.SEEDS
+
+
+def _columns(results, rule, alpha):
+    """Which column is best, for each rank."""
+    from lowrank_edu.figures.scale_map import best, table
+
+    return [best(row) for row in table(results)[3][rule][alpha]]
+
+
+def test_the_map_shows_what_the_page_says(results):
+    from lowrank_edu.figures.scale_map import table
+
+    upright, leaning, alone = (_columns(results, rule, 8) for rule in ("r", "root", "one"))
+    assert max(upright) - min(upright) <= 1, "under α/r the line stands nearly upright"
+    assert leaning[0] - leaning[-1] >= 1, "under α/√r it leans to the left"
+    assert alone[0] - alone[-1] > leaning[0] - leaning[-1], "under α alone it leans further"
+    for columns in (leaning, alone):
+        assert sorted(columns, reverse=True) == columns, "to the left at every rank"
+    for rule in ("r", "root", "one"):
+        quiet, loud = np.mean(_columns(results, rule, 2)), np.mean(_columns(results, rule, 32))
+        assert loud < quiet, "a larger α moves the frames to the left"
+    rows = table(results)[3]["r"][8]
+    assert np.allclose(rows[1][:3], rows[3][:3], rtol=0.2), "under α/r the rows look alike"
+
+
+def test_the_race_shows_what_the_page_says(results):
+    from lowrank_edu.figures.races import races
+
+    table = races(results)
+    end = {lr: {s: np.mean([np.inf if e is None else e for e in ends]) for s, (_, ends) in starts.items()}
+           for lr, starts in table.items()}  # fmt: skip
+    small, large = end[min(end)], max(end)
+    assert max(small["pissa"], small["olora"]) < 0.8 * min(small["kaiming"], small["mirrored"]), "far ahead"
+    assert small["mirrored"] < small["kaiming"], "at the smallest rate A = 0 is faster"
+    lowest = {s: min(end[lr][s] for lr in end) for s in small}
+    assert min(lowest["pissa"], lowest["olora"]) > 0.8 * min(lowest["kaiming"], lowest["mirrored"])
+    assert lowest["mirrored"] < 1.25 * lowest["kaiming"], "A = 0 learns as well"
+    curve = table[large]["olora"][0]
+    assert not curve or max(curve) > curve[0], "OLoRA first climbs above the untrained model"
+
+
+def test_a_sample_of_the_runs_comes_out_again(results, experiment):
+    """Bands as wide as the seeds differ: another processor takes another path."""
+    import lowrank_edu as lo
+
+    train, held_out, floor = experiment.data()
+    assert abs(floor - results["floor"]) < 1e-4
+    model, _ = lo.load_model("tiny-gpt2")
+    for cell in ({"r": 4, "scale": 2.0, "lr": 6.4e-3}, {"r": 64, "scale": 0.125, "lr": 1.6e-3}):
+        loss, _ = experiment.run(model, train, held_out, **cell)
+        gap, before = loss - floor, results["map"][experiment.key(cell)] - floor
+        assert 0.75 * before < gap < 1.33 * before
+    cell = {"start": "pissa", "lr": 1.6e-3, "seed": 1}
+    loss, curve = experiment.run(model, train, held_out, r=results["start_rank"], scale=1.0, **cell)
+    before = results["starts"][experiment.key(cell)]
+    assert 0.75 * (before["loss"] - floor) < loss - floor < 1.33 * (before["loss"] - floor)
+    np.testing.assert_allclose(curve[:3], before["curve"][:3], rtol=0.02)  # the first steps have not parted yet
+
+
+def test_the_floor_of_the_pirate_poet_is_exact(experiment):
+    """Restyling twice is one to one: it can be undone, so plain and told stories are equally likely."""
+    import lowrank_edu as lo
+
+    plain, told = experiment.verses(40, 5)
+    back = told
+    for style in reversed(experiment.STYLES):
+        back = [lo.corpus.unstyle(text, style) for text in back]
+    assert back == plain
+
+
+# ---- the figures ----
+def test_the_map_figure_reads_one_scale_under_each_rule(results):
+    from lowrank_edu.figures.scale_map import gaps, table
+
+    ranks, alphas, rates, rows = table(results)
+    assert (ranks, alphas) == ([1, 4, 16, 64], [2, 8, 32])
+    found = gaps(results)
+    for i, r in enumerate(ranks):
+        for j, lr in enumerate(rates):
+            assert rows["r"][8][i][j] == found[r, 8 / r, lr]
+            assert rows["root"][32][i][j] == found[r, 32 / r**0.5, lr]
+            assert rows["one"][2][i][j] == found[r, 2, lr]
+
+
+def test_the_figures_stand_without_scripts(results):
+    from lowrank_edu import figures
+
+    page = figures.learning_map(results)
+    assert page.stage.count("<rect") == 20 and page.stage.count(" best") == 4
+    assert f"{results['base'] - results['floor']:.2f}" in page.alt
+    race = figures.start_race(results)
+    assert race.html.count("stroke-dasharray") >= 5 and "ends lowest" in race.alt
+
+
+def test_missing_results_name_the_command(tmp_path):
+    from lowrank_edu.figures.scale_map import read_results
+
+    with pytest.raises(ValueError, match="make experiments only=ch04"):
+        read_results(tmp_path / "none.json")
+
+
+def test_a_mirrored_start_changes_nothing_and_learns_through_A(experiment):
+    import lowrank_edu as lo
+
+    model, _ = lo.load_model("tiny-gpt2")
+    lo.adapt(model, lo.LoRA(r=2, alpha=2, target_modules=["c_attn"]), name="run")
+    experiment.mirror(model)
+    for layer in lo.adapted_layers(model).values():
+        update = layer.updates["run"]
+        assert not update.A.any() and update.B.abs().max() <= 2**-0.5 and update.B.std() > 0.3
+        assert not layer.delta("run").any()
