@@ -17,9 +17,9 @@ import torch
 import lowrank_edu as lo
 
 TARGET = Path(lo.__file__).parent / "assets" / "results" / "ch03_pirate.json"
-STYLE, STOPS, SEED = "pirate", [0, 5, 10, 15, 20, 30, 40, 60, 80], 0
+STYLE, STOPS, SEED = "pirate", [0, 10, 20, 30, 40, 50, 60, 80], 0
 SETTINGS = {"r": 8, "alpha": 16, "target_modules": ["c_attn"]}
-TRAINING = {"batch_size": 16, "lr": 5e-3}
+TRAINING = {"batch_size": 16, "lr": 1e-2}
 
 
 def run(stops=STOPS, shown=3, sampled=64):
