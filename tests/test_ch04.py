@@ -213,7 +213,13 @@ def test_the_map_shows_what_the_page_says(results):
     for rule in ("r", "root", "one"):
         quiet, loud = np.mean(_columns(results, rule, 2)), np.mean(_columns(results, rule, 32))
         assert loud < quiet, "a larger α moves the frames to the left"
-    rows = table(results)[3]["r"][8]
+    ranks, _, rates, rows = table(results)
+    column, base = rates.index(6.4e-3), results["base"] - results["floor"]
+    loud = {r: row[column] for r, row in zip(ranks, rows["one"][32], strict=True)}
+    assert loud[4] < 0.1 * base and (loud[64] is None or loud[64] > base), "one column down: learns, then diverges"
+    cliff = rows["r"][32][0][-1]
+    assert cliff is None or cliff > base, "at α = 32 the cliff is in view"
+    rows = rows["r"][8]
     assert np.allclose(rows[1][:3], rows[3][:3], rtol=0.2), "under α/r the rows look alike"
 
 
@@ -280,7 +286,7 @@ def test_the_figures_stand_without_scripts(results):
     from lowrank_edu import figures
 
     page = figures.learning_map(results)
-    assert page.stage.count("<rect") == 20 and page.stage.count(" best") == 4
+    assert page.stage.count("<rect") == 20 and page.stage.count(" top") == 4
     assert f"{results['base'] - results['floor']:.2f}" in page.alt
     race = figures.start_race(results)
     assert race.html.count("stroke-dasharray") >= 5 and "ends lowest" in race.alt

@@ -2,7 +2,7 @@
 (state, data, $) => {
   const [left, top, wide, high] = data.box, runs = data.runs[data.rates.indexOf(state.lr)];
   const all = Math.max(...Object.values(runs).map(run => run.curve.length)), steps = state.zoom ? Math.min(10, all) : all;
-  const height = v => top + high * (1 - Math.min(1.15, v / data.top) / 1.15);
+  const [lo, hi] = data.span, height = v => top + high * (1 - Math.log(v / lo) / Math.log(hi / lo));
   const line = name => { const [colour, dash] = data.lines[name]; return `fill="none" stroke="var(--${colour})" stroke-width="2" stroke-dasharray="${dash}"`; };
   $.html("lines", Object.entries(runs).map(([name, run]) =>
     `<path ${line(name)} d="${$.path(run.curve.slice(0, steps).map((v, k) => [left + wide * k / (steps - 1), height(v)]))}"/>`).join(""));

@@ -1,12 +1,14 @@
 """Five starts, the same batches: which loss falls first?   chapter 4"""
 
+import numpy as np
+
 from .page import Figure, Slider, Toggle, script, svg
 from .scale_map import read_results
 
 NAMES = {
     "kaiming": "A random, B = 0",
     "mirrored": "A = 0, B random",
-    "orthogonal": "both random, BA = 0",
+    "orthogonal": "both, BA = 0",
     "pissa": "PiSSA",
     "olora": "OLoRA",
 }
@@ -17,7 +19,7 @@ LINES = {
     "pissa": ("c", "12 3 2 3"),
     "olora": ("d", "5 2"),
 }
-LEFT, TOP, WIDE, HIGH = 10, 10, 332, 200
+LEFT, TOP, WIDE, HIGH = 28, 22, 314, 200
 THICK = 'fill="none" stroke-width="2"'
 
 
@@ -46,16 +48,16 @@ def start_race(results=None, lr=1.6e-3, slug="start-race"):
     """
     results = results or read_results()
     table = races(results)
-    rates, top = list(table), results["base"]
+    rates = list(table)
+    every = [v for starts in table.values() for curve, _ in starts.values() for v in curve]
+    span = [0.8 * min(results["floor"], *every), 1.1 * max(every)]
     data = {
         "floor": results["floor"],
-        "top": top,
+        "span": span,
         "box": [LEFT, TOP, WIDE, HIGH],
         "names": NAMES,
         "lines": LINES,
-        "runs": [
-            {s: {"curve": curve, "ends": ends} for s, (curve, ends) in table[rate].items()} for rate in rates
-        ],
+        "runs": [{s: {"curve": curve, "ends": ends} for s, (curve, ends) in table[rate].items()} for rate in rates],
         "rates": rates,
     }
     return Figure(
@@ -87,7 +89,8 @@ def _stage(data, at):
     steps = max(len(run["curve"]) for run in data["runs"][at].values())
 
     def height(loss):
-        return TOP + HIGH * (1 - min(1.15, loss / data["top"]) / 1.15)
+        low, high = data["span"]
+        return TOP + HIGH * float(1 - np.log(loss / low) / np.log(high / low))
 
     lines = ""
     for name, run in data["runs"][at].items():
@@ -96,15 +99,21 @@ def _stage(data, at):
         colour, dash = LINES[name]
         lines += f'<path {THICK} stroke="var(--{colour})" stroke-dasharray="{dash}" d="{d}"/>'
     floor, right, low = height(data["floor"]), LEFT + WIDE, TOP + HIGH
+    grid = "".join(
+        f'<path d="M{LEFT} {height(v):.1f}H{right}" stroke="currentColor" stroke-opacity=".15"/>'
+        f'<text x="{LEFT - 6}" y="{height(v) + 4:.1f}" text-anchor="end">{v:g}</text>'
+        for v in (0.5, 1, 2, 5, 10)
+        if data["span"][0] < v < data["span"][1]
+    )
     return svg(
         right + 8,
         low + 24,
         f'<path d="M{LEFT} {TOP}V{low}H{right}" fill="none" stroke="currentColor" stroke-opacity=".5"/>'
-        f'<path d="M{LEFT} {floor:.1f}H{right}" stroke="currentColor" stroke-dasharray="4 4"/>'
-        f'<text x="{LEFT + 6}" y="{floor + 14:.1f}">floor</text><g data-el="lines">{lines}</g>'
+        f'{grid}<path d="M{LEFT} {floor:.1f}H{right}" stroke="currentColor" stroke-dasharray="4 4"/>'
+        f'<text x="{LEFT + 4}" y="{floor + 13:.1f}">floor</text><g data-el="lines">{lines}</g>'
         f'<text x="{LEFT}" y="{low + 16}">step 1</text>'
         f'<text data-el="last" x="{right}" y="{low + 16}" text-anchor="end">step {steps}</text>'
-        f'<text x="{LEFT + 6}" y="{TOP + 8}">loss, nats per token</text>',
+        f'<text x="0" y="12">loss, nats per token, logarithmic</text>',
     )
 
 
@@ -116,7 +125,5 @@ def _alt(table, results):
         told.append(f"{lr:.2g}: {NAMES[first]} ends lowest, {ends[first]:.2f} above the floor")
     return (
         f"Training loss over {results['steps']} steps from {len(NAMES)} starts, one line each. "
-        "By learning rate: "
-        + "; ".join(told)
-        + "."
+        "By learning rate: " + "; ".join(told) + "."
     )

@@ -8,8 +8,8 @@
   const middle = j => left + (j + .5) * wide, short = lr => String(+lr.toPrecision(2));
   $.html("cells", rows.map((row, i) => {
     const y = top + i * high, mine = best(row);
-    return `<g data-set="r=${ranks[i]}"${ranks[i] === state.r ? " class=row" : ""}><text x="${left - 8}" y="${y + high / 2 + 4}" text-anchor="end">r = ${ranks[i]}</text>` +
-      row.map((gap, j) => `<rect class="cell${bad(gap) ? " worse" : ""}${j === mine ? " best" : ""}" x="${left + j * wide + 2}" y="${y + space}" width="${wide - 4}" height="${high - 2 * space}" rx="5" fill-opacity="${amount(gap).toFixed(2)}"/><text x="${middle(j)}" y="${y + high / 2 + 4}" text-anchor="middle">${number(gap)}</text>`).join("") + "</g>";
+    return `<g data-set="r=${ranks[i]}"${ranks[i] === state.r ? " class=mine" : ""}><text x="${left - 8}" y="${y + high / 2 + 4}" text-anchor="end">r = ${ranks[i]}</text>` +
+      row.map((gap, j) => `<rect class="sq${bad(gap) ? " bad" : ""}${j === mine ? " top" : ""}" x="${left + j * wide + 2}" y="${y + space}" width="${wide - 4}" height="${high - 2 * space}" rx="5" fill-opacity="${amount(gap).toFixed(2)}"/><text x="${middle(j)}" y="${y + high / 2 + 4}" text-anchor="middle">${number(gap)}</text>`).join("") + "</g>";
   }).join(""));
   $.attr("ridge", {d: rows.slice(1).map((row, i) => $.path([[middle(best(rows[i])), top + (i + 1) * high - space], [middle(best(row)), top + (i + 1) * high + space]])).join("")});
   const at = ranks.indexOf(state.r), row = rows[at], mine = best(row), tuned = rows[ranks.indexOf(4)], kept = best(tuned);

@@ -39,9 +39,7 @@ def table(results):
     ranks, scales, rates = (sorted(set(column)) for column in zip(*found, strict=True))
     needed = {s: {(r, rule(s, r)) for rule in SCALE.values() for r in ranks} for s in scales}
     trained = {(r, scale) for r, scale, _ in found}
-    alphas = [
-        int(s) for s, pairs in needed.items() if pairs <= trained
-    ]  # the α that every rule can be read at
+    alphas = [int(s) for s, pairs in needed.items() if pairs <= trained]  # the α that every rule can be read at
     rows = {
         name: {a: [[found[r, rule(a, r), lr] for lr in rates] for r in ranks] for a in alphas}
         for name, rule in SCALE.items()
@@ -90,8 +88,8 @@ def learning_map(results=None, rule="r", alpha=8, r=64, slug="scale-map"):
     )
 
 
-CSS = """FIG .cell{fill:var(--a);stroke:var(--soft)}FIG .worse{fill:var(--b)}
-FIG .best{stroke:currentColor;stroke-width:2.5}FIG .row text{font-weight:700}
+CSS = """FIG .sq{fill:var(--a);stroke:var(--soft)}FIG .bad{fill:var(--b)}
+FIG .top{stroke:currentColor;stroke-width:2.5}FIG .mine text{font-weight:700}
 FIG .ridge{fill:none;stroke:currentColor;stroke-width:2.5}"""
 
 
@@ -102,19 +100,18 @@ def _stage(ranks, rates, shown, r, base):
         y, mine = TOP + i * HIGH, best(row)
         line = f'<text x="{LEFT - 8}" y="{y + HIGH / 2 + 4:g}" text-anchor="end">r = {ranks[i]}</text>'
         for j, gap in enumerate(row):
-            kind = "cell" + (" worse" if _bad(gap, base) else "") + (" best" if j == mine else "")
+            kind = "sq" + (" bad" if _bad(gap, base) else "") + (" top" if j == mine else "")
             line += (
                 f'<rect class="{kind}" x="{LEFT + j * WIDE + 2}" y="{y + GAP}" width="{WIDE - 4}" '
                 f'height="{HIGH - 2 * GAP}" rx="5" fill-opacity="{_amount(gap, base):.2f}"/>'
                 f'<text x="{_middle(j):g}" y="{y + HIGH / 2 + 4:g}" text-anchor="middle">'
                 f"{_number(gap)}</text>"
             )
-        cells += f'<g data-set="r={ranks[i]}"{" class=row" if ranks[i] == r else ""}>{line}</g>'
+        cells += f'<g data-set="r={ranks[i]}"{" class=mine" if ranks[i] == r else ""}>{line}</g>'
         if i:
             ridge += f"M{_middle(best(shown[i - 1])):.1f} {y - GAP}L{_middle(mine):.1f} {y + GAP}"
     heads = "".join(
-        f'<text x="{_middle(j):g}" y="{TOP - 4}" text-anchor="middle">{lr:.2g}</text>'
-        for j, lr in enumerate(rates)
+        f'<text x="{_middle(j):g}" y="{TOP - 4}" text-anchor="middle">{lr:.2g}</text>' for j, lr in enumerate(rates)
     )
     axis = f'<text x="{_middle((len(rates) - 1) / 2):g}" y="12" text-anchor="middle">learning rate</text>'
     body = f'{axis}{heads}<g data-el="cells">{cells}</g><path class="ridge" data-el="ridge" d="{ridge}"/>'
