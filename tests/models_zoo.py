@@ -70,7 +70,7 @@ def logits(model, ids=None):
 
 def gap(x, y):
     """Largest absolute difference."""
-    return float((x.double() - y.double()).abs().max())
+    return float((x.double() - y.double()).detach().abs().max())
 
 
 def state(model):
