@@ -213,17 +213,17 @@ def _need_data(model, data):
 def sample(model, tok, prompts="", *, n=4, max_new_tokens=80, temperature=1.0, seed=0):
     """n continuations of one prompt (or one of each of several), as a list of texts without special tokens.
 
-    An empty prompt starts from the end-of-text token. temperature=0 takes the most likely token each time.
-    The caller's random state is put back.
+    A prompt follows the end-of-text token, as every training example does (`tokenize`). temperature=0 takes the most
+    likely token each time. The caller's random state is put back.
     """
     prompts = [prompts] * n if isinstance(prompts, str) else list(prompts)
-    rows = [tok(p, add_special_tokens=False)["input_ids"] if p else [tok.eos_token_id] for p in prompts]
+    rows = [[tok.eos_token_id] + (tok(p, add_special_tokens=False)["input_ids"] if p else []) for p in prompts]
     width, device = max(len(ids) for ids in rows), next(model.parameters()).device
     most = _context(model) - width + 1  # the last new token is not read again
     if max_new_tokens > most:
         raise ValueError(
-            f"max_new_tokens={max_new_tokens} after a prompt of {width} tokens is more than this model sees. "
-            f"Take max_new_tokens ≤ {most}."
+            f"max_new_tokens={max_new_tokens} after {width} tokens (end-of-text and prompt) is more than this "
+            f"model sees. Take max_new_tokens ≤ {most}."
         )
     pad = tok.pad_token_id if tok.pad_token_id is not None else tok.eos_token_id
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)

@@ -54,7 +54,7 @@ def test_prompts_of_different_lengths_are_continued_as_alone():
 def test_what_does_not_fit_the_context_is_refused():
     with pytest.raises(ValueError, match=r"an example of 40 tokens; this model sees 32: tokenize\(…, max_length=32\)"):
         lo.evaluate(tiny(), examples(2, (40, 41)))
-    with pytest.raises(ValueError, match=r"max_new_tokens=80 after a prompt of 2 tokens .* Take max_new_tokens ≤ 31"):
+    with pytest.raises(ValueError, match=r"max_new_tokens=80 after 3 tokens .* Take max_new_tokens ≤ 30"):
         lo.sample(tiny(), tokenizer(), "the red")
     assert lo.sample(tiny(), tokenizer(), "the red", n=1, max_new_tokens=31)
 
