@@ -194,7 +194,7 @@ def test_few_numbers_learn_the_style(measured):
     base, full, rows = dimension.summary(measured)
     few, some, many = (np.mean(rows[i][1]) for i in (0, 3, -1))
     assert base > few > some > many > full - 0.1 * (base - full)
-    assert base - few > 0.3 * (base - full)  # "ten numbers are enough to expect a pirate's words"
+    assert base - few > 0.3 * (base - full)  # "ten numbers go a long way"
 
 
 def test_the_update_works_where_w0_is_quiet(recorded):

@@ -4,7 +4,7 @@
   const [d, losses] = rows.find(([d]) => d === state.d), loss = losses.reduce((t, v) => t + v, 0) / losses.length;
   const first = Math.log10(rows[0][0]), last = Math.log10(rows[rows.length - 1][0]);
   const x = left + 12 + (right - left - 24) * (Math.log10(d) - first) / (last - first);
-  const y = floor - (floor - top) * (loss - .9 * full) / (1.02 * base - .9 * full);
+  const low = Math.log(.8 * full), high = Math.log(1.05 * base), y = floor - (floor - top) * (Math.log(loss) - low) / (high - low);
   $.attr("mark", {d: `M${x.toFixed(1)} ${top}V${floor}`});
   $.attr("here", {cx: x.toFixed(1), cy: y.toFixed(1)});
   const share = (base - loss) / (base - full), part = 100 * d / data.weights;

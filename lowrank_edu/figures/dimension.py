@@ -77,7 +77,8 @@ def _at(d, loss, rows, base, full):
     """Where a point stands in the picture; dimension.js computes the same."""
     first, last = np.log10(rows[0][0]), np.log10(rows[-1][0])
     x = LEFT + 12 + (RIGHT - LEFT - 24) * (np.log10(d) - first) / (last - first)
-    return x, FLOOR - (FLOOR - TOP) * (loss - 0.9 * full) / (1.02 * base - 0.9 * full)
+    low, high = np.log(0.8 * full), np.log(1.05 * base)  # a logarithmic axis: most is won by the first few d
+    return x, FLOOR - (FLOOR - TOP) * (np.log(loss) - low) / (high - low)
 
 
 def _stage(base, full, rows, start):
@@ -89,7 +90,7 @@ def _stage(base, full, rows, start):
         f'<text x="{x}" y="{height(v) + dy:.1f}" text-anchor="{anchor}">{name}</text>'
         for v, dash, name, dy, x, anchor in (
             (base, "5 4", "base model", 14, RIGHT, "end"),
-            (needed(base, full), "1 4", "90 % of the way", -5, LEFT + 6, "start"),
+            (needed(base, full), "1 4", "90 % of the way", 13, LEFT + 6, "start"),
             (full, "5 4", "full fine-tuning", 14, LEFT + 6, "start"),
         )
     )
@@ -127,6 +128,6 @@ def _alt(base, full, rows, d90):
     points = ", ".join(f"{np.mean(losses):.2f} for d = {d:,}" for d, losses in rows)
     found = f"The 90 percent line is first reached at d = {d90:,}." if d90 else "No d reaches the 90 percent line."
     return (
-        f"Loss against d on a logarithmic axis: {points}. The base model has {base:.2f}, full fine-tuning "
+        f"Loss against d, both on logarithmic axes: {points}. The base model has {base:.2f}, full fine-tuning "
         f"{full:.2f}. {found}"
     )
