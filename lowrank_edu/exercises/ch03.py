@@ -384,19 +384,27 @@ FUSED = Exercise(
     needs="the count above",
     know='what "q and v" means in GPT-2',
     reference="same",
-    options=("fewer", "same", "more"),
+    options=("half", "three quarters", "same", "five quarters", "one and a half"),
     mistakes=[
         Mistake(
-            "fewer",
-            "fewer",
-            "Two slices instead of three would be fewer, if they shared one A. But each slice brings an A "
-            "of its own: 2 · r(d + d) numbers. Compare with r(d + 3d).",
+            "one pair",
+            "half",
+            "r(d + d) is one pair. The names q and v ask for two slices, and each has an A and a B of its own.",
         ),
         Mistake(
-            "more",
-            "more",
-            "A second A costs r·d more, that is true. But the B for k is gone, and it was just as large: "
-            "2 · r(d + d) against r(d + 3d).",
+            "shared A",
+            "three quarters",
+            "r(d + 2d) would be two slices that share one A. Here each slice brings an A of its own, r·d more.",
+        ),
+        Mistake(
+            "B for k kept",
+            "five quarters",
+            "A second A costs r·d more, that is true. But the B for k is gone, and it was just as large.",
+        ),
+        Mistake(
+            "three pairs",
+            "one and a half",
+            "3 · r(d + d) would be a pair for each of q, k and v. The blocks are q and v: k stays frozen.",
         ),
     ],
     praise="4 r d both times. The same price, but not the same update.",
