@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from make_book import package_fingerprint, render
+from make_book import fingerprint, forget_what_is_stale, render
 from preview import stage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,9 +57,7 @@ def test_the_whole_glossary_is_there():
     terms = re.findall(r"^(\S.*)\n    \S", (ROOT / "book" / "glossary.md").read_text("utf-8"), flags=re.M)
     assert len(terms) > 30
     text = html("book/glossary")
-    assert [
-        term for term in terms if f'id="term-{re.sub(r"[^A-Za-z0-9]+", "-", term).strip("-")}"' not in text
-    ] == []
+    assert [term for term in terms if f'id="term-{re.sub(r"[^A-Za-z0-9]+", "-", term).strip("-")}"' not in text] == []
 
 
 # ---- a reference that leads nowhere stops the build
@@ -94,11 +92,28 @@ def test_each_kind_of_broken_reference_is_named(broken_build, kind):
     assert any(BROKEN[kind][1] in line for line in warnings), "\n".join(warnings)
 
 
-def test_the_fingerprint_follows_the_package(tmp_path):
+def test_the_fingerprint_follows_every_file(tmp_path):
     (tmp_path / "a.py").write_text("x = 1\n")
-    before = package_fingerprint(tmp_path)
+    before = fingerprint(tmp_path)
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "__pycache__" / "a.pyc").write_text("noise")
-    assert package_fingerprint(tmp_path) == before
+    assert fingerprint(tmp_path) == before
     (tmp_path / "a.py").write_text("x = 2\n")
-    assert package_fingerprint(tmp_path) != before
+    assert fingerprint(tmp_path) != before
+
+
+def test_only_what_is_stale_is_forgotten(tmp_path):
+    """A new package empties the outputs, a new style sheet the pages; nothing new keeps both."""
+    for folder in ("book/_static", "_build/.jupyter_cache", "_build/html", "_build/.doctrees"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "book" / "_static" / "book.css").write_text("a {}")
+    forget_what_is_stale(tmp_path, tmp_path)
+    kept = [tmp_path / "_build" / name for name in (".jupyter_cache", "html", ".doctrees")]
+    assert not any(path.exists() for path in kept)  # nothing was known about them
+    for path in kept:
+        path.mkdir()
+    forget_what_is_stale(tmp_path, tmp_path)
+    assert all(path.exists() for path in kept)
+    (tmp_path / "book" / "_static" / "book.css").write_text("b {}")
+    forget_what_is_stale(tmp_path, tmp_path)
+    assert [path.exists() for path in kept] == [True, False, False]

@@ -22,25 +22,32 @@ STALL = re.compile(r"CellTimeoutError|DeadKernelError|Kernel didn't respond|time
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def package_fingerprint(package: Path = ROOT / "lowrank_edu") -> str:
-    """A hash of every file of the package: other code may give other outputs."""
+def fingerprint(*places: Path) -> str:
+    """A hash of every file in these files and folders, by name and content."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(str(path.relative_to(package)).encode())
-            digest.update(path.read_bytes())
+    for place in places:
+        for path in sorted([place, *place.rglob("*")]):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(str(path.relative_to(place.parent)).encode())
+                digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def forget_stale_outputs(out: Path) -> None:
-    """Empty the execution cache when the package is not the one that filled it."""
-    cache, mark = out / "_build" / ".jupyter_cache", out / "_build" / ".package"
-    now = package_fingerprint()
-    if cache.exists() and (not mark.exists() or mark.read_text("utf-8") != now):
-        print("the package has changed: every chapter is run again", flush=True)
-        shutil.rmtree(cache)
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.write_text(now, "utf-8")
+def forget_what_is_stale(source: Path, out: Path) -> None:
+    """Other code may give other outputs: run again. Another look or setting: render every page again."""
+    book, build = source / "book", out / "_build"
+    look = (book / "_static", book / "_vendor", book / "tools", source / "_config.yml", source / "_toc.yml")
+    build.mkdir(parents=True, exist_ok=True)
+    for name, inputs, results in (
+        ("package", (ROOT / "lowrank_edu",), (".jupyter_cache",)),
+        ("look", look, ("html", ".doctrees")),
+    ):
+        mark, now = build / f".{name}", fingerprint(*inputs)
+        if mark.exists() and mark.read_text("utf-8") == now:
+            continue
+        for result in results:
+            shutil.rmtree(build / result, ignore_errors=True)
+        mark.write_text(now, "utf-8")
 
 
 def render(source: Path, out: Path) -> tuple[int, str]:
@@ -84,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT, help="the folder that gets _build")
     options = parser.parse_args(argv)
     began = time.monotonic()
-    forget_stale_outputs(options.out)
+    forget_what_is_stale(options.source, options.out)
     code, text = render(options.source, options.out)
     if code and STALL.search(text):
         print("a kernel stalled: building once more", flush=True)
