@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from .layers import AdaptedLayer
+from .layers import AdaptedLayer, Holder, swap
 from .updates import Whole, weight_of
 
 
@@ -37,6 +37,11 @@ class Report:
 def adapted_layers(model):
     """{path: AdaptedLayer} of the model, in order."""
     return {path: module for path, module in model.named_modules() if isinstance(module, AdaptedLayer)}
+
+
+def holders(model):
+    """{path: Holder} of all places that hold updates: the adapted layers, and a prefix in front of the model."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, Holder)}
 
 
 def method_of(model, name):
@@ -72,7 +77,7 @@ def check_free(model, name):
             f"adapter {name!r} exists already. Choose another name, or remove it first: "
             f"delete_adapter(model, {name!r})."
         )
-    merged = next((p for p, layer in adapted_layers(model).items() if layer.kept is not None), None)
+    merged = next((p for p, holder in holders(model).items() if holder.kept is not None), None)
     if merged is not None:
         raise ValueError(
             f"an adapter is merged into {merged}, so W0 is not there to build on. Call unmerge(model) first, "
@@ -86,10 +91,12 @@ def install(model, method, name, updates):
 
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    layers = adapted_layers(model)
+    there = holders(model)
     for path, update in updates.items():
-        layer = layers[path] if path in layers else wrap(model, path)
-        layer.updates[name] = update.train(layer.training)
+        # an update that sits on no layer (a prefix) brings its own holder
+        make = getattr(update, "seat", wrap)
+        holder = there[path] if path in there else make(model, path)
+        holder.updates[name] = update.train(holder.training)
     model.__dict__.setdefault("lowrank_methods", {})[name] = method
     set_adapter(model, name)
     return report(model, name)
@@ -103,25 +110,17 @@ def wrap(model, path):
     return layer
 
 
-def swap(model, old, new):
-    """Put `new` wherever the model holds `old`: a model may hold one module under two names."""
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new
-
-
 def report(model, name="default"):
     """Count again what `adapt` reported for adapter `name`."""
     method_of(model, name)
-    layers = {p: layer for p, layer in adapted_layers(model).items() if name in layer.updates}
+    layers = {p: holder for p, holder in holders(model).items() if name in holder.updates}
     kinds, numbers, seen = Counter(), Counter(), set()
     for path, layer in layers.items():
-        weight = getattr(layer.base, "weight", None)
+        weight = getattr(getattr(layer, "base", None), "weight", None)
         shape = "" if weight is None or weight.dim() != 2 else _shape(layer.base)
         key = (re.sub(r"\.\d+\.", ".*.", path), shape)
         kinds[key] += 1
-        own = [p for p in layer.updates[name].parameters() if id(p) not in seen]
+        own = [p for p in layer.updates[name].trained().values() if id(p) not in seen]
         seen |= {id(p) for p in own}
         numbers[key] += sum(p.numel() for p in own)
     replaced = {

@@ -16,12 +16,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .adapting import adapted_layers, check_free, install, method_of
-from .methods import FullFineTuning, IntrinsicDimension
-from .peft_format import from_peft, to_peft, without_copies
+from . import peft_format
+from .adapting import check_free, holders, install, method_of
+from .methods import METHODS
 from .updates import Projected
 
-OWN = {method.__name__: method for method in (FullFineTuning, IntrinsicDimension)}
+PEFT = {"LORA": peft_format}
+"""PEFT's types that can be read and written, and the module of each: its `to_peft` and `from_peft`."""
+OWN = {name: method for name, method in METHODS.items() if method.peft_type is None}
 
 
 def save_adapter(model, path, name="default"):
@@ -33,9 +35,9 @@ def save_adapter(model, path, name="default"):
     plain LoRA.
     """
     method = method_of(model, name)
-    layers = {p: layer for p, layer in adapted_layers(model).items() if name in layer.updates}
-    if method.peft_type == "LORA":
-        kind, (tensors, config) = "adapter", to_peft(model, method, layers, name)
+    layers = {p: holder for p, holder in holders(model).items() if name in holder.updates}
+    if method.peft_type is not None:
+        kind, (tensors, config) = "adapter", PEFT[method.peft_type].to_peft(model, method, layers, name)
     else:
         updates = {p: layer.updates[name] for p, layer in layers.items()}
         kind, tensors = "lowrank", _slots(updates)
@@ -59,8 +61,9 @@ def load_adapter(model, path, name="default", *, trainable=True):
         raise FileNotFoundError(_nothing_here(path))
     config, tensors = _read(path, kind)
     if kind == "adapter":
-        method, updates, slots, finish = from_peft(model, config, tensors, path)
-        _fill(slots, without_copies(model, tensors, slots), path)
+        form = _peft_format(config, path)
+        method, updates, slots, finish = form.from_peft(model, config, tensors, path)
+        _fill(slots, form.without_copies(model, tensors, slots), path)
         finish()
     else:
         method, seed = _own_method(config, path)
@@ -69,13 +72,24 @@ def load_adapter(model, path, name="default", *, trainable=True):
     report = install(model, method, name, updates)
     if not trainable:
         for update in updates.values():
-            update.requires_grad_(False)
+            update.wake(False)
     return report
 
 
+def _peft_format(config, path):
+    kind = config.get("peft_type")
+    if kind not in PEFT:
+        known = ", ".join(map(repr, PEFT))
+        raise ValueError(f"{path}: peft_type is {kind!r}; this reads {known}. Load it with PEFT itself.")
+    return PEFT[kind]
+
+
 def _slots(updates):
-    """{path.key: parameter} of updates; a parameter that several layers share is named once."""
-    named = {id(p): (f"{path}.{k}", p) for path, u in updates.items() for k, p in u.named_parameters()}
+    """{path.key: tensor} of updates: parameters and the frozen starts. What several layers share is named once."""
+    named = {}
+    for path, update in updates.items():
+        for key, tensor in update.state_dict(keep_vars=True).items():
+            named[id(tensor)] = (f"{path}.{key}", tensor)
     return dict(named.values())
 
 

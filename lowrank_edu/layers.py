@@ -18,26 +18,55 @@ DROPPED = (
 )
 
 
-class AdaptedLayer(nn.Module):
-    """y = base(x) + the sum of the active updates, each of which sees only x and base(x).
+def swap(model, old, new):
+    """Put `new` wherever the model holds `old`: a model may hold one module under two names."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
 
-    base     the frozen layer (Linear, Conv1D, Embedding, or any leaf module for updates that replace it)
+
+class Holder(nn.Module):
+    """Named updates at one place of a model, and which of them act. Changed for a whole model by `switching.py`.
+
     updates  {name: Update}
     active   names that act, in order
     enabled  False inside `lo.disabled`
     rows     None, or one name (or None) per row of the batch, inside `lo.routed`
-    kept     None, or the base's own parameters while updates are merged into it
+    kept     None, or what merging replaced
     """
 
-    def __init__(self, base):
+    def __init__(self):
         super().__init__()
-        self.base = base
         self.updates = nn.ModuleDict()
         self.active = ()
         self.enabled = True
         self.rows = None
         self.kept = None
         self.merged_names = ()
+
+    def acting_updates(self):
+        """The updates here that are active, in order."""
+        return [self.updates[name] for name in self.active if name in self.updates]
+
+    def withdraw(self, model):
+        """Leave the model, which then is what it was without this holder."""
+        raise NotImplementedError
+
+
+class AdaptedLayer(Holder):
+    """y = base(x) + the sum of the active updates, each of which sees only x and base(x).
+
+    `base` is the frozen layer: Linear, Conv1D, Embedding, or any leaf module for updates that replace it.
+    `kept` holds the base's own parameters while updates are merged into it.
+    """
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def withdraw(self, model):
+        swap(model, self, self.base)
 
     def forward(self, x, *args, **kwargs):
         if self.rows is not None and self.enabled:
@@ -46,14 +75,13 @@ class AdaptedLayer(nn.Module):
         y = layer(x, *args, **kwargs)
         if layer is not self.base or self.kept is not None or not self.enabled:
             return y
-        changes = [self.updates[name](x, y, self.base) for name in self.active if name in self.updates]
+        changes = [update(x, y, self.base) for update in self.acting_updates()]
         return sum(changes, y).to(y.dtype)
 
     @property
     def whole(self):
         """The active update that replaces the frozen layer, or None."""
-        found = [self.updates[name] for name in self.active if name in self.updates]
-        return next((update for update in found if isinstance(update, Whole)), None)
+        return next((update for update in self.acting_updates() if isinstance(update, Whole)), None)
 
     @property
     def acting(self):

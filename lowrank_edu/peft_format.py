@@ -167,9 +167,6 @@ def _saved_whole(model, config):
 
 
 def _refuse_unsupported(config, path):
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise ValueError(f"{path}: peft_type is {kind!r}; this reads 'LORA'. Load it with PEFT itself.")
     missing = [key for key in ("r", "lora_alpha", "target_modules") if config.get(key) is None]
     if missing:
         raise ValueError(f"{path}/adapter_config.json has no {', '.join(missing)}; PEFT always writes them.")

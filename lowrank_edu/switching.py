@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .adapting import adapted_layers, check_free, install, method_of, swap
+from .adapting import adapted_layers, check_free, holders, install, method_of
 from .layers import DROPPED
 from .targets import leaves
 from .updates import DoRA, LowRank, Whole
@@ -23,7 +23,7 @@ def set_adapter(model, names):
     names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     for name in names:
         method_of(model, name)
-    layers = adapted_layers(model)
+    layers = holders(model)
     _refuse_merged(layers, "swap adapters")
     for path, layer in layers.items():
         here = [n for n in names if n in layer.updates]
@@ -34,13 +34,13 @@ def set_adapter(model, names):
     for layer in layers.values():
         layer.active = tuple(names)
         for name, update in layer.updates.items():
-            update.requires_grad_(name in names)
+            update.wake(name in names)
 
 
 @contextmanager
 def disabled(model):
     """The base model, bit for bit, for as long as the `with` block lasts; merged adapters step aside too."""
-    layers = adapted_layers(model)
+    layers = holders(model)
     _refuse_dropped(layers)
     before = {path: layer.enabled for path, layer in layers.items()}
     for path, layer in layers.items():
@@ -59,10 +59,8 @@ def disabled(model):
 @contextmanager
 def routed(model, names):
     """One batch, an adapter per row: `names[i]` (or None for the base model) acts on row i."""
-    layers, names = adapted_layers(model), list(names)
-    for name in names:
-        if name is not None:
-            method_of(model, name)
+    layers, names = holders(model), list(names)
+    _refuse_unable(model, [name for name in names if name is not None], "route")
     _refuse_merged(layers, "route rows")
     before = {path: layer.rows for path, layer in layers.items()}
     for layer in layers.values():
@@ -83,7 +81,7 @@ def merge(model, *, keep_base=True):
     nothing is active, or a merged value would be NaN or Inf. Merging one end of a tied pair of weights
     unties it; a UserWarning says so with the bytes.
     """
-    layers = adapted_layers(model)
+    layers = holders(model)
     active = {path: [n for n in layer.active if n in layer.updates] for path, layer in layers.items()}
     merged = next((p for p, layer in layers.items() if layer.kept is not None), None)
     if merged is not None:
@@ -95,6 +93,7 @@ def merge(model, *, keep_base=True):
         raise ValueError(
             "no adapter is active, so there is nothing to merge. Call adapt or set_adapter first."
         )
+    _refuse_unable(model, {name for names in active.values() for name in names}, "merge")
     new = {}
     for path, names in active.items():
         if names:
@@ -111,7 +110,7 @@ def merge(model, *, keep_base=True):
 
 def unmerge(model):
     """Take merged adapters out again: the very weights that merge replaced return, bit for bit."""
-    layers = adapted_layers(model)
+    layers = holders(model)
     merged = [layer for layer in layers.values() if layer.kept is not None]
     if not merged:
         raise ValueError("nothing is merged, so there is nothing to unmerge.")
@@ -131,8 +130,8 @@ def combine(model, weights, name):
     from .methods import LoRA
 
     check_free(model, name)
+    _refuse_unable(model, weights, "combine")
     for source, w in weights.items():
-        method_of(model, source)
         if not math.isfinite(w):
             raise ValueError(f"weights={weights!r}: the weight of {source!r} is not a finite number.")
     updates = {}
@@ -161,14 +160,14 @@ def combine(model, weights, name):
 def delete_adapter(model, name):
     """Remove an adapter; layers without any update left become the plain layers they were."""
     method_of(model, name)
-    layers = adapted_layers(model)
+    layers = holders(model)
     _refuse_merged(layers, f"delete {name!r}")
     for layer in layers.values():
         if name in layer.updates:
             del layer.updates[name]
         layer.active = tuple(n for n in layer.active if n != name)
         if not layer.updates:
-            swap(model, layer, layer.base)
+            layer.withdraw(model)
     del model.__dict__["lowrank_methods"][name]
 
 
@@ -179,9 +178,8 @@ def unwrap(model):
     Where merging untied two weights, `config.tie_word_embeddings` becomes False and weights that are still
     tied get copies of their own, so that saving keeps all of them.
     """
-    layers = adapted_layers(model)
-    for layer in layers.values():
-        swap(model, layer, layer.base)
+    for holder in holders(model).values():
+        holder.withdraw(model)
     model.__dict__.pop("lowrank_methods", None)
     model.requires_grad_(True)
     ties = [
@@ -219,6 +217,14 @@ def _warn_untied(model, shared, new):
                 f"{copies} copies, {(copies - 1) * old.numel() * old.element_size():,} bytes more.",
                 stacklevel=3,
             )
+
+
+def _refuse_unable(model, names, what):
+    for name in names:
+        method = method_of(model, name)
+        reason = method.cannot(what)
+        if reason is not None:
+            raise ValueError(f"adapter {name!r} ({type(method).__name__}) cannot {what}: {reason}")
 
 
 def _refuse_merged(layers, what):

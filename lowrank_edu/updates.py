@@ -39,13 +39,34 @@ def project(x, A, base):
 
 
 class Update(nn.Module):
-    """What every update can do. `bias` is an optional change Δb (d_out) of the layer's bias."""
+    """What every update can do. `bias` is an optional change Δb (d_out) of the layer's bias.
+
+    `fixed` names the own parameters that are not trained: from the start, or since a schedule froze them.
+    """
 
     changes_weight = False
 
     def __init__(self):
         super().__init__()
         self.bias = None
+        self.fixed = set()
+
+    def trained(self):
+        """{name: parameter} of the parameters that are trained while the update is awake."""
+        return {name: p for name, p in self.named_parameters() if name not in self.fixed}
+
+    def wake(self, on=True):
+        """Give the trained parameters gradients; `wake(False)` and fixed parameters have none."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(on and name not in self.fixed)
+
+    def fix(self, *names):
+        """Freeze these parameters: no gradient from now on, and the one that was there is dropped."""
+        self.fixed |= set(names)
+        for name in names:
+            parameter = self.get_parameter(name)
+            parameter.grad = None
+            parameter.requires_grad_(False)
 
     def train_bias(self, bias):
         """Let this update change the layer's bias too; the change Δb starts at zero."""
@@ -67,52 +88,81 @@ class Update(nn.Module):
 
 
 class LowRank(Update):
-    """ΔW = scale · B @ A, never formed: x (…, d_in) -> (…, d_out).   Hu et al. 2021, eq. 3 · chapter 3
+    """ΔW = scale · diag(gain) B core A, never formed: x (…, d_in) -> (…, d_out).
 
-    A is (r, d_in), B is (d_out, r). With `residual=True` the starting product is taken away again by frozen
-    copies A0, B0, so ΔW = scale · (B A − B0 A0) is zero at step 0 and W0 is never overwritten (chapter 4).
+    A is (r, d_in), B is (d_out, r). LoRA has nothing else (Hu et al. 2021, eq. 3 · chapter 3). `core` sits
+    between the two: a vector (r), standing for a diagonal matrix, or a matrix (r, r). `gain` (d_out) makes
+    every output louder or quieter. `fixed` names the factors that are not trained.
+
+    With `residual=True` the starting product is taken away again by frozen copies, so ΔW is zero at step 0
+    and W0 is never overwritten (chapter 4). A fixed A needs no copy.
     """
 
     changes_weight = True
 
-    def __init__(self, A, B, scale, dropout=0.0, residual=False):
+    def __init__(self, A, B, scale, *, core=None, gain=None, dropout=0.0, residual=False, fixed=()):
         super().__init__()
         self.A, self.B = nn.Parameter(A), nn.Parameter(B)
+        self.core = None if core is None else nn.Parameter(core)
+        self.gain = None if gain is None else nn.Parameter(gain)
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("A0", A.detach().clone() if residual else None)
-        self.register_buffer("B0", B.detach().clone() if residual else None)
+        self.fixed = set(fixed)
+        self.register_buffer("A0", None)
+        self.register_buffer("B0", None)
+        if residual:
+            self.keep_start()
+
+    @torch.no_grad()
+    def keep_start(self):
+        """From now on ΔW is what has changed since this moment."""
+        A, B = self.factors()
+        self.A0, self.B0 = None if "A" in self.fixed else A.detach().clone(), B.detach().clone()
+
+    def right(self):
+        """A as a matrix (r, d_in), gradients attached."""
+        return self.A
+
+    def left(self):
+        """B as a matrix (d_out, r), gradients attached."""
+        return self.B
 
     def factors(self):
-        """(A, B) as plain matrices (r, d_in), (d_out, r), gradients attached."""
-        return self.A, self.B
+        """(A, B) as plain matrices (r, d_in), (d_out, r) with core and gain folded into B."""
+        B = self.left()
+        if self.core is not None:
+            B = B @ self.core if self.core.dim() == 2 else B * self.core
+        return self.right(), B if self.gain is None else self.gain[:, None] * B
 
     @property
     def residual(self):
         """Whether the starting product is taken away again."""
-        return self.A0 is not None
+        return self.B0 is not None
 
     def start(self):
         """(A0, B0) of a residual start, as plain matrices."""
-        return self.A0, self.B0
+        return self.right() if self.A0 is None else self.A0, self.B0
 
     def drop(self, x, base):
         return x if isinstance(base, nn.Embedding) else self.dropout(x)
 
     def low_rank(self, x, base):
-        """scale · (B A − B0 A0) x, for an x whose dropout has been applied."""
-        A, B = self.factors()
-        out = F.linear(project(x, A, base), B) * self.scale  # (…, d_in) -> (…, r) -> (…, d_out)
+        """ΔW x, for an x whose dropout has been applied."""
+        z = z0 = project(x, self.right(), base)  # (…, d_in) -> (…, r)
+        if self.core is not None:
+            z = F.linear(z, self.core) if self.core.dim() == 2 else z * self.core
+        out = F.linear(z, self.left()) * self.scale  # (…, r) -> (…, d_out)
+        out = out if self.gain is None else out * self.gain
         if self.residual:
-            A0, B0 = self.start()
-            out = out - F.linear(project(x, A0, base), B0) * self.scale
+            z0 = z0 if self.A0 is None else project(x, self.A0, base)
+            out = out - F.linear(z0, self.B0) * self.scale
         return out
 
     def change(self, x, y, base):
         return self.low_rank(self.drop(x, base), base)
 
     def product(self):
-        """scale · (B A − B0 A0) as a matrix (d_out, d_in), in float32 or wider."""
+        """ΔW as a matrix (d_out, d_in), in float32 or wider."""
         A, B = map(widened, self.factors())
         dW = self.scale * (B @ A)
         if self.residual:
@@ -126,38 +176,34 @@ class LowRank(Update):
 
     @torch.no_grad()
     def as_lora(self):
-        """(A, B) of the plain LoRA with the same ΔW and scale: a residual start doubles the rank."""
+        """(A, B) of the plain LoRA with the same ΔW and scale. A residual start doubles the rank, unless A is
+        fixed: then only B has moved."""
         A, B = self.factors()
-        if self.residual:
-            A0, B0 = self.start()
-            A, B = torch.cat([A, A0]), torch.cat([B, -B0], dim=1)
-        return A, B
+        if not self.residual:
+            return A, B
+        if self.A0 is None:
+            return A, B - self.B0
+        return torch.cat([A, self.A0]), torch.cat([B, -self.B0], dim=1)
 
 
 class BlockLowRank(LowRank):
     """One LowRank per chosen slice of a fused layer's output, each with an A of its own.
 
     A (n·r, d_in) stacks the n slices' A. B (n, d_slice, r) holds their B. The equivalent plain LoRA has rank
-    n·r with B placed block by block (METHODS: the exact map between loralib's MergedLinear and a fused
-    layer).
+    n·r with B placed block by block, as in loralib's MergedLinear.
     """
 
     def __init__(self, A, B, scale, rows, d_out, dropout=0.0, residual=False):
-        super().__init__(A, B, scale, dropout, residual)
+        super().__init__(A, B, scale, dropout=dropout)
         self.d_out = d_out
-        self.register_buffer(
-            "rows", rows, persistent=False
-        )  # (n · d_slice,) output rows that the blocks change
+        # (n · d_slice,) output rows that the blocks change
+        self.register_buffer("rows", rows, persistent=False)
+        if residual:
+            self.keep_start()
 
-    def _placed(self, B):
-        blocks = torch.block_diag(*B)  # (n · d_slice, n · r)
+    def left(self):
+        blocks = torch.block_diag(*self.B)  # (n · d_slice, n · r)
         return blocks.new_zeros(self.d_out, blocks.shape[1]).index_copy(0, self.rows, blocks)
-
-    def factors(self):
-        return self.A, self._placed(self.B)
-
-    def start(self):
-        return self.A0, self._placed(self.B0)
 
 
 class DoRA(LowRank):
@@ -168,7 +214,7 @@ class DoRA(LowRank):
     """
 
     def __init__(self, A, B, scale, base, dropout=0.0, residual=False):
-        super().__init__(A, B, scale, dropout, residual)
+        super().__init__(A, B, scale, dropout=dropout, residual=residual)
         self.m = nn.Parameter(self.row_norm(base).clone())
 
     @torch.no_grad()

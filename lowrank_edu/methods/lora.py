@@ -1,58 +1,34 @@
-"""The table: a method is a row, one answer to each of the five questions.
-
-Methods are frozen dataclasses, checked when they are made. `build(model, seed)` turns one into
-{module path: Update} for a model and changes nothing; `adapting.py` puts the updates in place.
-"""
+"""LoRA and its relatives: two factors beside the frozen weight, in every shape, start and scale."""
 
 import copy
-import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from .inits import INITS, SPECTRAL, embedding_factors, initial_factors
-from .targets import leaves, resolve
-from .updates import BlockLowRank, DoRA, LowRank, Projected, Update, Whole, weight_of
+from ..inits import INITS, SPECTRAL, embedding_factors, initial_factors
+from ..targets import leaves, resolve
+from ..updates import BlockLowRank, DoRA, LowRank, Update, Whole, weight_of
+from .common import (
+    Method,
+    beside,
+    check_alpha,
+    check_dropout,
+    check_rank,
+    check_targets,
+    pattern_value,
+    require,
+    seeded,
+    some,
+)
 
 FUSED = {"c_attn": ("q", "k", "v")}
 """Slices of known fused layers, in the order in which they fill the output, each as wide as the input."""
 
 
-def seeded(seed, path):
-    """A generator of its own for every layer: adding a layer does not change the start of the others.
-
-    Torch's CPU generator keeps 32 bits of its seed, so both are hashed together.
-    """
-    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {path}".encode()))
-
-
-def pattern_value(pattern, path, default):
-    """The value of the first key that matches the end of the path, as PEFT reads its patterns."""
-    return next((v for k, v in pattern.items() if re.match(rf"(.*\.)?({k})$", path)), default)
-
-
-def beside(W0, *factors):
-    """The factors on W0's device, in float32 or, for a float64 W0, in float64."""
-    dtype = torch.promote_types(W0.dtype, torch.float32)
-    return [factor.to(W0.device, dtype).contiguous() for factor in factors]
-
-
-def some(paths):
-    """A few of the paths, for an error text."""
-    paths = list(paths)
-    return ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
-
-
-def require(condition, message):
-    if not condition:
-        raise ValueError(message)
-
-
 @dataclass(frozen=True)
-class LoRA:
+class LoRA(Method):
     """ΔW = α/r · B A on the chosen layers.   Hu et al. 2021 · chapters 3 to 5.
 
     r, alpha         rank and loudness; rank_pattern and alpha_pattern give single layers their own
@@ -83,26 +59,15 @@ class LoRA:
 
     def __post_init__(self):
         for what, r in [("r", self.r), *((f"rank_pattern[{k!r}]", v) for k, v in self.rank_pattern.items())]:
-            require(
-                isinstance(r, int) and not isinstance(r, bool) and r >= 1,
-                f"{what}={r!r}: a rank is a whole number ≥ 1.",
-            )
+            check_rank(what, r)
             require(
                 self.init != "orthogonal" or r % 2 == 0,
                 f"{what}={r}: init='orthogonal' splits r in two; make it even.",
             )
-        for what, a in [
-            ("alpha", self.alpha),
-            *((f"alpha_pattern[{k!r}]", v) for k, v in self.alpha_pattern.items()),
-        ]:
-            require(
-                isinstance(a, (int, float)) and 0 < a < float("inf"),
-                f"{what}={a!r}: alpha is a number > 0; alpha = r makes the scale 1.",
-            )
-        require(
-            0 <= self.dropout < 1,
-            f"dropout={self.dropout!r}: a share of inputs to drop, from 0 up to but not 1.",
-        )
+        check_alpha("alpha", self.alpha)
+        for key, alpha in self.alpha_pattern.items():
+            check_alpha(f"alpha_pattern[{key!r}]", alpha)
+        check_dropout(self.dropout)
         require(
             self.bias in ("none", "lora_only", "all"),
             f"bias={self.bias!r} is not 'none', 'lora_only' or 'all'.",
@@ -113,17 +78,14 @@ class LoRA:
             "use_dora=True learns a magnitude for every row, also of the slices that blocks= leaves out. "
             "Drop blocks= to train DoRA on the whole fused layer.",
         )
-        if self.target_modules is None:
-            require(
-                self.blocks,
-                "target_modules is missing: name the layers, e.g. ['c_attn'], or say 'all-linear'.",
-            )
+        if self.target_modules is None and self.blocks:
             object.__setattr__(self, "target_modules", tuple(self.blocks))
-        elif not isinstance(self.target_modules, str):
-            object.__setattr__(self, "target_modules", tuple(self.target_modules))
-            require(
-                self.target_modules, "target_modules=[] adapts nothing: name the layers, or say 'all-linear'."
-            )
+        check_targets(self)
+
+    def cannot(self, what):
+        if what == "combine" and self.use_dora:
+            return "DoRA divides by a norm, so two of them do not add up. Merge one, or route rows instead."
+        return None
 
     def rank(self, path):
         return pattern_value(self.rank_pattern, path, self.r)
@@ -175,7 +137,7 @@ class LoRA:
             A, B = initial_factors(self.init, W0, r, scale, generator)
         A, B = beside(W0, A, B)
         if not self.use_dora:
-            return LowRank(A, B, scale, self.dropout, residual)
+            return LowRank(A, B, scale, dropout=self.dropout, residual=residual)
         update = DoRA(A, B, scale, base, self.dropout, residual)
         require(
             W0.is_meta or bool((update.m > 0).all()),
@@ -198,52 +160,3 @@ class LoRA:
         pairs = [initial_factors(self.init, parts[names.index(s)], r, scale, generator) for s in slices]
         A, B = beside(W0, torch.cat([a for a, _ in pairs]), torch.stack([b for _, b in pairs]))
         return BlockLowRank(A, B, scale, rows.to(W0.device), d_out, self.dropout, self.init in SPECTRAL)
-
-
-@dataclass(frozen=True)
-class FullFineTuning:
-    """ΔW is a whole matrix: every layer is trained. The frozen layers are kept beside the trained copies."""
-
-    peft_type = None
-
-    def build(self, model, seed=0):
-        memo, updates = {}, {}  # one memo: weights that are tied stay tied in the copies
-        for path, module in leaves(model).items():
-            if any(True for _ in module.parameters(recurse=False)):
-                updates[path] = Whole(copy.deepcopy(module, memo))
-        covered = {id(p) for path in updates for p in leaves(model)[path].parameters()}
-        loose = [
-            name for name, p in model.named_parameters() if id(p) not in covered and ".updates." not in name
-        ]
-        require(
-            not loose,
-            f"full fine-tuning cannot reach parameters outside plain layers: {', '.join(loose[:5])}.",
-        )
-        return updates
-
-
-@dataclass(frozen=True)
-class IntrinsicDimension:
-    """ΔΘ = P θ with one trained vector θ (d) for all chosen layers, P fixed, random and sparse.
-
-    Li et al. 2018, Aghajanyan et al. 2021 · chapter 2. The smallest d that still learns is the intrinsic
-    dimension.
-    """
-
-    d: int
-    target_modules: Sequence[str] | str = "all-linear"
-
-    peft_type = None
-
-    def __post_init__(self):
-        require(
-            isinstance(self.d, int) and self.d >= 1, f"d={self.d!r}: the length of θ is a whole number ≥ 1."
-        )
-
-    def build(self, model, seed=0):
-        targets = resolve(model, self.target_modules)
-        weights = sum(base.weight.numel() for base in targets.values())
-        require(self.d <= weights, f"d={self.d} is more than the {weights} weights that θ would move.")
-        theta = nn.Parameter(*beside(next(iter(targets.values())).weight, torch.zeros(self.d)))
-        spread = (self.d / weights) ** 0.5
-        return {p: Projected(theta, base, spread, seeded(seed, p), seed) for p, base in targets.items()}

@@ -1,0 +1,107 @@
+"""What the rows of the table share: seeds, patterns, checks, and what a method is asked."""
+
+import re
+import zlib
+
+import torch
+
+from ..targets import resolve
+
+
+class Method:
+    """A row of the table. Rows are frozen dataclasses, checked when they are made.
+
+    `build(model, seed)` turns a row into {module path: Update} for a model and changes nothing;
+    `adapting.py` puts the updates in place.
+    """
+
+    peft_type = None
+    """PEFT's name for the method, or None where PEFT has no such method."""
+
+    def cannot(self, what):
+        """Why adapters of this method cannot `what` ("merge", "route", "combine"), or None if they can."""
+        return None
+
+    def build(self, model, seed=0):
+        """{module path: Update}, in the model's order; the model is only read."""
+        raise NotImplementedError
+
+    def schedule(self, model, name, total_steps=None):
+        """What decides who trains when, for `attach`; None where all train all the time."""
+        return None
+
+
+def seeded(seed, path):
+    """A generator of its own for every layer: adding a layer does not change the start of the others.
+
+    Torch's CPU generator keeps 32 bits of its seed, so both are hashed together.
+    """
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {path}".encode()))
+
+
+def pattern_value(pattern, path, default):
+    """The value of the first key that matches the end of the path, as PEFT reads its patterns."""
+    return next((v for k, v in pattern.items() if re.match(rf"(.*\.)?({k})$", path)), default)
+
+
+def beside(W0, *factors):
+    """The factors on W0's device, in float32 or, for a float64 W0, in float64."""
+    dtype = torch.promote_types(W0.dtype, torch.float32)
+    return [factor.to(W0.device, dtype).contiguous() for factor in factors]
+
+
+def some(paths):
+    """A few of the paths, for an error text."""
+    paths = list(paths)
+    return ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+
+
+def require(condition, message):
+    if not condition:
+        raise ValueError(message)
+
+
+def check_count(what, value, least=1):
+    """A whole number ≥ `least`."""
+    good = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    require(good, f"{what}={value!r}: a whole number ≥ {least}.")
+
+
+def check_rank(what, value):
+    good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    require(good, f"{what}={value!r}: a rank is a whole number ≥ 1.")
+
+
+def check_alpha(what, value):
+    good = isinstance(value, (int, float)) and 0 < value < float("inf")
+    require(good, f"{what}={value!r}: alpha is a number > 0; alpha = r makes the scale 1.")
+
+
+def check_dropout(value):
+    require(0 <= value < 1, f"dropout={value!r}: a share of inputs to drop, from 0 up to but not 1.")
+
+
+def check_targets(method):
+    """`target_modules` is there; a list becomes a tuple, so that the row cannot change any more."""
+    target = method.target_modules
+    require(
+        target is not None,
+        "target_modules is missing: name the layers, e.g. ['c_attn'], or say 'all-linear'.",
+    )
+    if not isinstance(target, str):
+        object.__setattr__(method, "target_modules", tuple(target))
+        require(
+            method.target_modules,
+            "target_modules=[] adapts nothing: name the layers, or say 'all-linear'.",
+        )
+
+
+def linear_targets(model, method):
+    """{path: layer} of `target_modules`, which for this method must not hold embeddings."""
+    targets = resolve(model, method.target_modules)
+    for path, base in targets.items():
+        require(
+            not isinstance(base, torch.nn.Embedding),
+            f"{type(method).__name__} is for linear layers; {path} is an embedding. Take it out of target_modules.",
+        )
+    return targets
