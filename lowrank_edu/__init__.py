@@ -20,7 +20,7 @@ _HOMES = {
     "training": ["train", "evaluate", "sample", "tokenize", "History"],
     "checking": ["check", "exercises"],
 }  # fmt: skip
-_MODULES = ["factor", "corpus", "figures", "updates", "inits", "layers", "exercises", *_HOMES]
+_MODULES = ["factor", "corpus", "figures", "quant", "updates", "inits", "layers", "exercises", *_HOMES]
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted({*_HOME_OF, *_MODULES})

@@ -1,0 +1,189 @@
+"""Question 5, *storage*: how is W0 kept? As small whole numbers, each a place in a table of levels.
+
+A tensor is read row by row and cut into blocks of 64 values. Each block keeps the largest magnitude, its
+`absmax`, and for every value the number of the level nearest to value / absmax. Two 4-bit codes share a byte.
+Double quantisation keeps the absmax themselves in 8 bits.   Dettmers et al. 2023 (QLoRA), §3
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+TINY = 1e-38  # bitsandbytes' floor of absmax: 1 / TINY is finite, and 0 · (1 / TINY) is 0
+NESTED_BLOCK = 256  # block size of the absmax under double quantisation
+
+
+def _dynamic8():
+    """The signed dynamic 8-bit map: 0, 1 and seven decades, each cut twice as finely as the one below it, so
+    that small numbers keep a relative precision of their own.   Dettmers 2015 (arXiv:1511.04561)"""
+    middles = []
+    for i in range(7):
+        edges = torch.linspace(0.1, 1, 2**i + 1, dtype=torch.float32)
+        middles.append(10.0 ** (i - 6) * (edges[:-1] + edges[1:]) / 2)
+    middles = torch.cat(middles)
+    return torch.cat([middles, -middles, torch.tensor([0.0, 1.0])]).sort().values.tolist()
+
+
+_FP4 = [v / 12 for v in (0, 0.0625, 8, 12, 4, 6, 2, 3)]  # one bit of sign, two of exponent, one of mantissa
+LEVELS = {
+    # 16 quantiles of N(0, 1), divided by the largest; 0 and ±1 are exact
+    "nf4": [
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+        0.7229568362236023, 1.0,
+    ],
+    "fp4": _FP4 + [-v for v in _FP4],  # in bitsandbytes' order of bits; code 8 is a second zero
+    "int4": [k / 7 for k in range(-7, 8)] + [1.0],  # evenly spaced; a 16th level would break the symmetry
+    "int8": [k / 127 for k in range(-127, 128)],
+    "dynamic8": _dynamic8(),
+}  # fmt: skip
+KINDS = ("nf4", "fp4", "int4", "int8")
+
+
+@cache
+def codebook(kind, device="cpu"):
+    """The levels of `kind` in the order of their codes, float32: 16 of them, or up to 256 for 8 bits."""
+    with torch.inference_mode(False):  # the table outlives the call that makes it first
+        return torch.tensor(LEVELS[kind], dtype=torch.float32, device=device)
+
+
+def bits_of(kind):
+    """Bits per code: 4 or 8."""
+    return 4 if len(LEVELS[kind]) == 16 else 8
+
+
+def bits_per_parameter(kind="nf4", block_size=64, double_quant=False):
+    """Bits per value with its share of the absmax: 4 + 32/64 = 4.5 for NF4, and
+    4 + 8/64 + 32/(64 · 256) = 4.127 with double quantisation."""
+    check(kind, block_size)
+    scales = 8 / block_size + 32 / (block_size * NESTED_BLOCK) if double_quant else 32 / block_size
+    return bits_of(kind) + scales
+
+
+@dataclass(frozen=True, eq=False)
+class QTensor:
+    """A quantised tensor of this `shape` and `dtype`.
+
+    packed   uint8: for 4 bits (⌈n/2⌉, 1), value 2i in the high half of byte i; for 8 bits (n,)
+    scales   float32 (blocks,), the absmax; with double quantisation a QTensor of absmax − offset
+    offset   None, or the mean of the absmax, float32 ()
+    """
+
+    packed: torch.Tensor
+    scales: "torch.Tensor | QTensor"
+    offset: torch.Tensor | None
+    kind: str
+    block_size: int
+    shape: torch.Size
+    dtype: torch.dtype
+
+    @property
+    def double_quant(self):
+        return self.offset is not None
+
+    @property
+    def absmax(self):
+        """The factor of every block as dequantising uses it, float32 (blocks,)."""
+        return dequantize(self.scales) + self.offset if self.double_quant else self.scales
+
+    @property
+    def nbytes(self):
+        """Bytes of codes, absmax and offset."""
+        return self.packed.nbytes + self.scales.nbytes + (self.offset.nbytes if self.double_quant else 0)
+
+    @property
+    def bits_per_parameter(self):
+        """Bits per value that this tensor really takes, short blocks and offset included."""
+        return 8 * self.nbytes / math.prod(self.shape)
+
+
+def check(kind, block_size):
+    """Raise ValueError unless these are settings that `quantize` understands."""
+    if kind not in LEVELS:
+        raise ValueError(f"kind={kind!r} is not one of {', '.join(KINDS)}.")
+    if not isinstance(block_size, int) or isinstance(block_size, bool) or block_size < 1:
+        raise ValueError(
+            f"block_size={block_size!r}: a block holds a whole number ≥ 1 of values; 64 is QLoRA's."
+        )
+
+
+@torch.no_grad()
+def quantize(tensor, kind="nf4", block_size=64, double_quant=False):
+    """A QTensor of `tensor`, which may have any shape and floating dtype; the last block may be short.
+
+    kind  "nf4" (quantiles of a Gaussian), "fp4" (a tiny float), "int4" and "int8" (evenly spaced)
+
+    Codes, absmax and rounding are bit for bit those of bitsandbytes 0.50 for "nf4" and "fp4": scaled values
+    go to the nearest level, from the middle between two to the lower one. Raises ValueError for an unknown
+    kind or block size, an empty or whole-number tensor, NaN and Inf.
+    """
+    check(kind, block_size)
+    _check_values(tensor, kind)
+    absmax, scaled = _scaled(tensor.detach().reshape(-1).float(), block_size)
+    table, order = codebook(kind, tensor.device).sort(stable=True)
+    four = bits_of(kind) == 4
+    scaled = F.pad(scaled, (0, scaled.numel() % 2)) if four else scaled  # an odd value shares its byte with 0
+    codes = order.to(torch.uint8)[torch.bucketize(scaled, (table[:-1] + table[1:]) / 2)]
+    packed = (codes[0::2] << 4 | codes[1::2])[:, None] if four else codes
+    offset = None
+    if double_quant:
+        offset = absmax.mean()
+        absmax = quantize(absmax - offset, "dynamic8", NESTED_BLOCK)
+    return QTensor(packed, absmax, offset, kind, block_size, tensor.shape, tensor.dtype)
+
+
+def _scaled(flat, block_size):
+    """(absmax (blocks,), values / absmax (n,)) of a float32 vector."""
+    whole = flat.numel() // block_size
+    blocks, rest = flat[: whole * block_size].view(whole, block_size), flat[whole * block_size :]
+    absmax = blocks.abs().amax(dim=1)
+    scaled = (blocks * (1 / absmax.clamp(min=TINY))[:, None]).view(-1)
+    if rest.numel():  # bitsandbytes divides in a short block and keeps the floor, so its zero block has TINY
+        last = rest.abs().amax().clamp(min=TINY)
+        absmax, scaled = torch.cat([absmax, last[None]]), torch.cat([scaled, rest / last])
+    return absmax, scaled.clamp(-1, 1)
+
+
+@torch.no_grad()
+def dequantize(q, dtype=None):
+    """The tensor that a QTensor stands for: level · absmax in float32, then rounded once to `dtype` (that of
+    the original unless given)."""
+    n, packed = math.prod(q.shape), q.packed.reshape(-1)
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).view(-1)[:n] if bits_of(q.kind) == 4 else packed
+    values = codebook(q.kind, packed.device)[codes.int()]
+    blocks = F.pad(values, (0, -n % q.block_size)).view(-1, q.block_size) * q.absmax[:, None]
+    return blocks.view(-1)[:n].view(q.shape).to(dtype or q.dtype)
+
+
+def quantize_nf4(tensor, block_size=64, double_quant=False):
+    """`quantize` with the 16 levels of NormalFloat: each is as likely as the others for a Gaussian weight."""
+    return quantize(tensor, "nf4", block_size, double_quant)
+
+
+def dequantize_nf4(q):
+    """`dequantize`, for a QTensor of kind "nf4"."""
+    if q.kind != "nf4":
+        raise ValueError(f"this tensor was quantised as {q.kind!r}, not 'nf4': use dequantize(q).")
+    return dequantize(q)
+
+
+def _check_values(tensor, kind):
+    if not tensor.is_floating_point():
+        raise ValueError(
+            f"a tensor of dtype {tensor.dtype} holds no floating-point values to quantise; call .float() first."
+        )
+    if tensor.numel() == 0:
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} is empty: there is nothing to quantise.")
+    if tensor.is_meta:  # shapes alone, for counting
+        return
+    finite = torch.isfinite(tensor.float())
+    if not finite.all():
+        where = tuple(int(i) for i in (~finite).nonzero()[0])
+        raise ValueError(
+            f"{int((~finite).sum())} of {tensor.numel()} values are NaN or Inf in float32, the first at {where}: "
+            f"one would spoil its whole block in {kind}. Find where they come from, or leave this tensor out."
+        )
