@@ -48,9 +48,10 @@ def test_lists_stay_lists():
     assert made.count("<list_item>") == 2 and "goes on" in made
 
 
-@pytest.mark.parametrize(
-    "module", ["factor", "methods.common", "methods.lora", "methods.whole", "switching", "training", "checkpoint", "corpus", "checking"]
-)
+MODULES = "factor methods.common methods.lora methods.whole switching training checkpoint corpus checking".split()
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_every_public_docstring_of_the_package_is_clean(module):
     import importlib
     import inspect

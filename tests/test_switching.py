@@ -204,8 +204,10 @@ def test_combine_copies_residual_and_block_updates():
         assert torch.equal(logits(model), out)
 
 
-@pytest.mark.parametrize(("kind", "words"), [("dora", "DoRA divides by a norm"), ("bias", "biases"), ("full", "low-rank updates add up"),
-                                             ("intrinsic", "low-rank updates")])  # fmt: skip
+@pytest.mark.parametrize(("kind", "words"), [
+    ("dora", "DoRA divides by a norm"), ("bias", "biases"), ("full", "low-rank updates"),
+    ("intrinsic", "low-rank updates"),
+])  # fmt: skip
 def test_combine_refuses_what_does_not_add_up(kind, words):
     model = adapted("a", method=METHODS[kind])
     before = state(model)
