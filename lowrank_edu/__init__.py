@@ -16,6 +16,7 @@ _HOMES = {
     "switching": [
         "merge", "unmerge", "set_adapter", "disabled", "routed", "combine", "unwrap", "delete_adapter", "adapter_names",
     ],
+    "quantizing": ["quantize", "Quantization"],
     "checkpoint": ["save_adapter", "load_adapter"],
     "training": ["train", "evaluate", "sample", "tokenize", "History"],
     "checking": ["check", "exercises"],

@@ -44,10 +44,17 @@ LEVELS = {
 KINDS = ("nf4", "fp4", "int4", "int8")
 
 
-@cache
 def codebook(kind, device="cpu"):
     """The levels of `kind` in the order of their codes, float32: 16 of them, or up to 256 for 8 bits."""
-    with torch.inference_mode(False):  # the table outlives the call that makes it first
+    device = torch.device(device)
+    if device.type in ("cpu", "meta"):  # cheap there, and safe where tensors are only shapes
+        return torch.tensor(LEVELS[kind], dtype=torch.float32, device=device)
+    return _kept_codebook(kind, device)
+
+
+@cache
+def _kept_codebook(kind, device):
+    with torch.inference_mode(False):  # the table outlives the call that makes it
         return torch.tensor(LEVELS[kind], dtype=torch.float32, device=device)
 
 

@@ -101,7 +101,7 @@ def merge(model, *, keep_base=True):
                 new[path] = layers[path].merge_values(names)
             except ValueError as error:
                 raise ValueError(f"{path}: {error} Nothing was merged.") from None
-    shared = _tied(model)
+    shared = tied(model)
     _warn_untied(model, shared, new)
     memo = {}
     for path, values in new.items():
@@ -195,7 +195,7 @@ def unwrap(model):
     return model
 
 
-def _tied(model):
+def tied(model):
     """{id of a parameter: [(path, key)] of the layers that hold it} for parameters held more than once."""
     homes = {}
     for path, base in leaves(model).items():

@@ -7,6 +7,7 @@ from collections import Counter
 from torch import nn
 
 from .layers import AdaptedLayer
+from .quantized import Quantized
 
 FUSED_HINTS = {
     "c_attn": {"q_proj", "k_proj", "v_proj", "query", "key", "value", "q", "k", "v", "Wq", "Wv"},
@@ -14,7 +15,7 @@ FUSED_HINTS = {
 
 
 def is_linear(module):
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    return isinstance(module, (nn.Linear, Quantized)) or type(module).__name__ == "Conv1D"
 
 
 def is_adaptable(module):

@@ -11,12 +11,12 @@ from torch import nn
 
 
 def stored_transposed(base):
-    """Whether the layer keeps its weight as (d_in, d_out): GPT-2's `Conv1D` and `nn.Embedding` do."""
-    return isinstance(base, nn.Embedding) or type(base).__name__ == "Conv1D"
+    """Whether the layer keeps its weight as (d_in, d_out): GPT-2's `Conv1D`, quantised or not, and `nn.Embedding`."""
+    return isinstance(base, nn.Embedding) or type(base).__name__ == "Conv1D" or getattr(base, "transposed", False)
 
 
 def weight_of(base):
-    """W0 as (d_out, d_in), a view, whatever the layer stores."""
+    """W0 as (d_out, d_in), whatever the layer stores: a view, or unpacked afresh from a quantised layer."""
     return base.weight.T if stored_transposed(base) else base.weight
 
 
