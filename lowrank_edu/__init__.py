@@ -17,6 +17,7 @@ _HOMES = {
         "merge", "unmerge", "set_adapter", "disabled", "routed", "combine", "unwrap", "delete_adapter", "adapter_names",
     ],
     "quantizing": ["quantize", "Quantization"],
+    "paging": ["paged_adamw"],
     "checkpoint": ["save_adapter", "load_adapter"],
     "training": ["train", "evaluate", "sample", "tokenize", "History"],
     "checking": ["check", "exercises"],
