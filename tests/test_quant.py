@@ -82,6 +82,16 @@ def test_midpoints_go_to_the_lower_level():
     assert_equal_to_bitsandbytes(x, "nf4")
 
 
+@pytest.mark.parametrize("size", [16, 64])
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_values_on_the_edge_between_two_levels(kind, size):
+    """There one bit decides: a whole block multiplies by 1/absmax, a short one divides by absmax."""
+    table = codebook(kind).sort().values
+    middles = ((table[:-1] + table[1:]) / 2).repeat(5)[: size - 1]
+    for top in normal(200).abs():
+        assert_equal_to_bitsandbytes(torch.cat([top[None], middles * top]), kind)
+
+
 def test_nf4_by_hand():
     """Two bytes that can be checked on paper: value 2i sits in the high half of byte i."""
     q = lo.quant.quantize_nf4(torch.tensor([2.0, -2.0, 0.0]))
