@@ -23,5 +23,8 @@ def _entry(folder, name, ending):
     path = folder / f"{name}{ending}"
     if not path.exists():
         there = sorted(p.name.removesuffix(ending) for p in folder.glob(f"*{ending}"))
-        raise ValueError(f"nothing named {name!r} is shipped in {folder.name}; there are: {', '.join(there)}.")
+        raise ValueError(
+            f"nothing named {name!r} is shipped in {folder.name}; there are: {', '.join(there)}. "
+            "Its script in book/experiments makes it: make experiments"
+        )
     return path

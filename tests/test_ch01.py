@@ -1,16 +1,12 @@
 """Chapter 1: its exercises name each mistake, its picture is what it says, its sentences are true."""
 
-import importlib.util
-from pathlib import Path
-
+import ch01_picture
 import numpy as np
 import pytest
 from helpers import assert_distinct_sentences, assert_notebook_shows
 
 from lowrank_edu import exercises, factor, figures
 from lowrank_edu.figures.picture import photograph
-
-ROOT = Path(__file__).parent.parent
 
 
 # ---- exercises: wrong answers as a learner would write them ------------------------------------------------
@@ -166,13 +162,9 @@ def test_the_page_shows_every_exercise():
 
 # ---- the picture -------------------------------------------------------------------------------------------
 def test_the_photograph_is_the_one_matplotlib_ships():
-    path = ROOT / "book" / "experiments" / "ch01_picture.py"
-    spec = importlib.util.spec_from_file_location("ch01_picture", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    committed = np.load(module.TARGET)
+    committed = np.load(ch01_picture.TARGET)
     assert committed.shape == (120, 100) and committed.dtype == np.uint8
-    assert np.abs(committed.astype(int) - module.picture()).max() <= 2  # JPEG decoders may round differently
+    assert np.abs(committed.astype(int) - ch01_picture.picture()).max() <= 2  # JPEG decoders may round differently
 
 
 def test_photograph_is_a_matrix_between_black_and_white():

@@ -1,34 +1,22 @@
 """Chapter 2: its exercises, its figures and its experiment."""
 
-import importlib.util
-from pathlib import Path
-
+import ch02_intrinsic as experiment
 import numpy as np
 import pytest
 from helpers import assert_distinct_sentences, assert_notebook_shows
 
-from lowrank_edu import exercises, figures
+from lowrank_edu import exercises, figures, shipped
 from lowrank_edu.figures import dimension, updates
-
-SCRIPT = Path(__file__).parent.parent / "book" / "experiments" / "ch02_intrinsic.py"
-
-
-@pytest.fixture(scope="module")
-def experiment():
-    spec = importlib.util.spec_from_file_location("ch02_intrinsic", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def recorded():
-    return updates.read_results("ch02_updates")
+    return shipped.results("ch02_updates")
 
 
 @pytest.fixture(scope="module")
 def measured():
-    return updates.read_results("ch02_intrinsic")
+    return shipped.results("ch02_intrinsic")
 
 
 # ---- exercises ----
@@ -163,11 +151,6 @@ def test_the_figures_are_the_same_every_time_and_say_what_they_show(recorded, me
     assert "half of the energy" in first.alt and "full fine-tuning" in second.alt
 
 
-def test_missing_results_name_the_command():
-    with pytest.raises(ValueError, match="make experiments"):
-        updates.read_results("ch02_nothing")
-
-
 # ---- the page's words hold for the committed results ----
 def test_the_update_has_full_rank_and_a_steep_spectrum(recorded):
     assert all(row["numerical"] > 0.9 * 192 for row in recorded["growth"])  # "practically every direction"
@@ -206,14 +189,14 @@ def test_the_update_works_where_w0_is_quiet(recorded):
 
 
 # ---- the experiment ----
-def test_the_results_belong_to_this_model_and_are_complete(experiment, recorded, measured):
+def test_the_results_belong_to_this_model_and_are_complete(recorded, measured):
     assert recorded["fingerprint"] == measured["fingerprint"] == experiment.fingerprint(), (
         "the model or the settings have changed: run make experiments"
     )
     assert experiment.missing(recorded, measured) == []
 
 
-def test_a_sample_retrains_to_the_committed_losses(experiment, recorded, measured):
+def test_a_sample_retrains_to_the_committed_losses(recorded, measured):
     committed = next(row for row in recorded["cuts"] if row["seed"] == 0 and row["rank"] == 4)
     band = 0.04 * (committed["base"] - committed["full"])  # 4 % of the improvement; processors differ by less
     model, base, full = experiment.tune(experiment.lo.FullFineTuning(), experiment.LR, seed=0)

@@ -1,6 +1,5 @@
 """Chapter 3: each wrong answer gets the sentence that helps, and the figure counts like the models do."""
 
-import importlib.util
 import json
 import re
 
@@ -12,8 +11,6 @@ from helpers import CHAPTERS, assert_distinct_sentences, assert_notebook_shows
 from lowrank_edu import exercises, figures, shipped
 from lowrank_edu.checking import examine
 from lowrank_edu.figures import anatomy
-
-ROOT = CHAPTERS.parent
 
 # ---- exercises -----------------------------------------------------------------------------------------
 
@@ -224,9 +221,8 @@ def test_lora_takes_thirty_lines():
 def test_the_recorded_run_happens_again():
     """The first steps of the experiment, trained here: the same loss within a small band, the same floor."""
     pytest.importorskip("transformers")
-    spec = importlib.util.spec_from_file_location("ch03_pirate", ROOT / "book" / "experiments" / "ch03_pirate.py")
-    experiment = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(experiment)
+    import ch03_pirate as experiment
+
     shipped_record = shipped.results("ch03_pirate")
     again = experiment.run(stops=[0, 10], sampled=3)
     at = [shipped_record["steps"].index(step) for step in again["steps"]]

@@ -1,10 +1,14 @@
 """Chapter 4: its exercises, its figures, its experiment."""
 
+import ch04_scale_map as experiment
 import numpy as np
 import pytest
 from helpers import assert_distinct_sentences, assert_notebook_shows
 
-from lowrank_edu import exercises
+import lowrank_edu as lo
+from lowrank_edu import exercises, figures, shipped
+from lowrank_edu.figures.races import races
+from lowrank_edu.figures.scale_map import best, gaps, table
 
 
 # ---- exercises: each planted wrong answer gets its own sentence ----
@@ -169,24 +173,10 @@ def test_the_page_shows_every_exercise():
 # ---- the committed results, and what the page says about them ----
 @pytest.fixture(scope="module")
 def results():
-    from lowrank_edu.figures.scale_map import read_results
-
-    return read_results()
+    return shipped.results("ch04_scale_map")
 
 
-@pytest.fixture(scope="module")
-def experiment():
-    import importlib.util
-    from pathlib import Path
-
-    path = Path(__file__).parent.parent / "book" / "experiments" / "ch04_scale_map.py"
-    spec = importlib.util.spec_from_file_location("ch04_scale_map", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_results_are_complete_and_of_this_model(results, experiment):
+def test_the_results_are_complete_and_of_this_model(results):
     assert results["fingerprint"] == experiment.fingerprint(), "run: make experiments only=ch04"
     assert set(results["map"]) == {experiment.key(cell) for cell in experiment.map_cells()}
     assert set(results["starts"]) == {experiment.key(cell) for cell in experiment.start_runs()}
@@ -196,14 +186,10 @@ def test_the_results_are_complete_and_of_this_model(results, experiment):
 
 def _columns(results, rule, alpha):
     """Which column is best, for each rank."""
-    from lowrank_edu.figures.scale_map import best, table
-
     return [best(row) for row in table(results)[3][rule][alpha]]
 
 
 def test_the_map_shows_what_the_page_says(results):
-    from lowrank_edu.figures.scale_map import table
-
     upright, leaning, alone = (_columns(results, rule, 8) for rule in ("r", "root", "one"))
     assert max(upright) - min(upright) <= 1, "under α/r the line stands nearly upright"
     assert leaning[0] - leaning[-1] >= 1, "under α/√r it leans to the left"
@@ -224,8 +210,6 @@ def test_the_map_shows_what_the_page_says(results):
 
 
 def test_the_race_shows_what_the_page_says(results):
-    from lowrank_edu.figures.races import races
-
     table = races(results)
     end = {lr: {s: np.mean([np.inf if e is None else e for e in ends]) for s, (_, ends) in starts.items()}
            for lr, starts in table.items()}  # fmt: skip
@@ -239,10 +223,8 @@ def test_the_race_shows_what_the_page_says(results):
     assert not curve or max(curve) > curve[0], "OLoRA first climbs above the untrained model"
 
 
-def test_a_sample_of_the_runs_comes_out_again(results, experiment):
+def test_a_sample_of_the_runs_comes_out_again(results):
     """Bands as wide as the seeds differ: another processor takes another path."""
-    import lowrank_edu as lo
-
     train, held_out, floor = experiment.data()
     assert abs(floor - results["floor"]) < 1e-4
     model, _ = lo.load_model("tiny-gpt2")
@@ -257,10 +239,8 @@ def test_a_sample_of_the_runs_comes_out_again(results, experiment):
     np.testing.assert_allclose(curve[:3], before["curve"][:3], rtol=0.02)  # the first steps have not parted yet
 
 
-def test_the_floor_of_the_pirate_poet_is_exact(experiment):
+def test_the_floor_of_the_pirate_poet_is_exact():
     """Restyling twice is one to one: it can be undone, so plain and told stories are equally likely."""
-    import lowrank_edu as lo
-
     plain, told = experiment.verses(40, 5)
     back = told
     for style in reversed(experiment.STYLES):
@@ -270,8 +250,6 @@ def test_the_floor_of_the_pirate_poet_is_exact(experiment):
 
 # ---- the figures ----
 def test_the_map_figure_reads_one_scale_under_each_rule(results):
-    from lowrank_edu.figures.scale_map import gaps, table
-
     ranks, alphas, rates, rows = table(results)
     assert (ranks, alphas) == ([1, 4, 16, 64], [2, 8, 32])
     found = gaps(results)
@@ -283,8 +261,6 @@ def test_the_map_figure_reads_one_scale_under_each_rule(results):
 
 
 def test_the_figures_stand_without_scripts(results):
-    from lowrank_edu import figures
-
     page = figures.learning_map(results)
     assert page.stage.count("<rect") == 20 and page.stage.count(" top") == 4
     assert f"{results['base'] - results['floor']:.2f}" in page.alt
@@ -292,16 +268,7 @@ def test_the_figures_stand_without_scripts(results):
     assert race.html.count("stroke-dasharray") >= 5 and "ends lowest" in race.alt
 
 
-def test_missing_results_name_the_command(tmp_path):
-    from lowrank_edu.figures.scale_map import read_results
-
-    with pytest.raises(ValueError, match="make experiments only=ch04"):
-        read_results(tmp_path / "none.json")
-
-
-def test_a_mirrored_start_changes_nothing_and_learns_through_A(experiment):
-    import lowrank_edu as lo
-
+def test_a_mirrored_start_changes_nothing_and_learns_through_A():
     model, _ = lo.load_model("tiny-gpt2")
     lo.adapt(model, lo.LoRA(r=2, alpha=2, target_modules=["c_attn"]), name="run")
     experiment.mirror(model)

@@ -1,8 +1,6 @@
 """Chapter 5: each planted wrong answer gets its own sentence; the committed data are what a run gives."""
 
-import sys
-from pathlib import Path
-
+import ch05_merge as experiment
 import numpy as np
 import pytest
 import torch
@@ -12,9 +10,6 @@ from hypothesis import strategies as st
 
 import lowrank_edu as lo
 from lowrank_edu import corpus, exercises, figures, shipped
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "book" / "experiments"))
-import ch05_merge as experiment
 
 
 # ---- exercises ----------------------------------------
@@ -261,5 +256,5 @@ def test_the_figure_tells_the_end_of_the_story(results):
     with pytest.raises(ValueError, match="not a square"):
         broken = {"corner": "AAAA", "max": 1.0, "moved": 0.1}
         figures.merge_drift({"cycles": [1], "drift": {"fp32 one": [broken]}, "merge": {}})
-    with pytest.raises(ValueError, match="ch05_merge"):
+    with pytest.raises(ValueError, match=r"ch05_merge.*make experiments"):
         shipped.results("ch05")

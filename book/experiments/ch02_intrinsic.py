@@ -13,24 +13,13 @@ Losses are in nats per token on held-out stories. The learning rate of θ is PUS
 length one, so that Adam's steps move the weights equally far, whatever d is.
 """
 
-import argparse
-import hashlib
-import json
-import os
-import platform
-import time
-from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import numpy as np
+import records
 import torch
 
 import lowrank_edu as lo
 from lowrank_edu.updates import weight_of
 
-RESULTS = Path(lo.__file__).parent / "assets" / "results"
 STYLE, BATCH, SEEDS, STEPS = "pirate", 8, [0, 1], 60
 TRAIN, HELD_OUT = (600, 21), (48, 22)  # (stories, seed)
 LR, PUSH = 5e-4, 3.0
@@ -145,51 +134,18 @@ def layer_numbers(layer):
 
 # ---- files ----
 def fingerprint():
-    """Changes with the model and the settings: results of another model are never mixed with new ones."""
-    folder = Path(lo.__file__).parent / "assets" / "tiny-gpt2"
-    settings = (STYLE, BATCH, SEEDS, STEPS, TRAIN, HELD_OUT, LR, PUSH, GROWTH, RANKS, SHOWN, DIMENSIONS, TOP)
-    digest = hashlib.sha256(repr(settings).encode())
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer.json")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    """Of the model and the settings."""
+    return records.fingerprint(
+        STYLE, BATCH, SEEDS, STEPS, TRAIN, HELD_OUT, LR, PUSH, GROWTH, RANKS, SHOWN, DIMENSIONS, TOP
+    )
 
 
-def load(name):
-    """The results so far, or an empty file when there are none for this model and these settings."""
-    path = RESULTS / f"{name}.json"
-    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if found.get("fingerprint") == fingerprint():
-        return found
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+def load(name, **tables):
+    """The results so far, or empty tables when there are none for this model and these settings."""
     model, _ = lo.load_model("tiny-gpt2")
-    about = {
-        "weights": model.num_parameters(),
-        "style": STYLE,
-        "steps": STEPS,
-        "batch_size": BATCH,
-        "seeds": SEEDS,
-        "versions": versions,
-    }
-    about |= {"made_by": "book/experiments/ch02_intrinsic.py", "fingerprint": fingerprint(), "seconds": 0.0}
-    return about | ({"cuts": [], "growth": [], "layers": {}} if name == "ch02_updates" else {"push": PUSH, "runs": []})
-
-
-def short(value):
-    """Floats with 4 significant digits, all through."""
-    if isinstance(value, dict):
-        return {key: short(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [short(v) for v in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
-def save(name, results, seconds):
-    results["seconds"] = round(results["seconds"] + seconds, 1)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    part = RESULTS / f"{name}.part"
-    text = json.dumps(short(results), ensure_ascii=False).replace("}, ", "},\n").replace('": {', '":\n{')
-    part.write_text(text + "\n", "utf-8")
-    part.replace(RESULTS / f"{name}.json")
+    about = {"weights": model.num_parameters(), "style": STYLE, "steps": STEPS, "batch_size": BATCH, "seeds": SEEDS}
+    about |= {"versions": records.versions("torch", "numpy"), "made_by": "book/experiments/ch02_intrinsic.py"}
+    return records.load(name, about | {"fingerprint": fingerprint()} | tables)
 
 
 def missing(updates, intrinsic):
@@ -203,7 +159,8 @@ def missing(updates, intrinsic):
     return todo + [("ch02_intrinsic", "runs", pair) for pair in pairs]
 
 
-def perform(results, what, argument):
+def perform(files, name, what, argument):
+    results = files[name]
     if what == "cuts":
         rows, model = cuts(argument)
         results["cuts"] += rows
@@ -213,6 +170,7 @@ def perform(results, what, argument):
         results["growth"].append(growth(argument))
     else:
         results["runs"].append(run_d(*argument))
+        results["full"] = reference(files["ch02_updates"])
 
 
 def reference(updates):
@@ -221,25 +179,12 @@ def reference(updates):
     return list(runs.values())
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args(argv).check
-    torch.set_num_threads(1)
-    files = {name: load(name) for name in ("ch02_updates", "ch02_intrinsic")}
-    todo = missing(*files.values())
-    spent = sum(file["seconds"] for file in files.values()) / 60
-    print(f"{len(todo)} runs to do; {spent:.1f} minutes spent so far.", flush=True)
-    if check:
-        return 1 if todo else 0
-    for n, (name, what, argument) in enumerate(todo, 1):
-        began = time.process_time()
-        perform(files[name], what, argument)
-        if name == "ch02_intrinsic":
-            files[name]["full"] = reference(files["ch02_updates"])
-        save(name, files[name], time.process_time() - began)
-        print(f"{n}/{len(todo)}  {what} {argument}", flush=True)
-    return 0
+def main():
+    files = {
+        "ch02_updates": load("ch02_updates", cuts=[], growth=[], layers={}),
+        "ch02_intrinsic": load("ch02_intrinsic", push=PUSH, runs=[]),
+    }
+    return records.resume(__doc__, files, missing(*files.values()), perform)
 
 
 if __name__ == "__main__":

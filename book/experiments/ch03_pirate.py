@@ -6,17 +6,13 @@ Writes lowrank_edu/assets/results/ch03_pirate.json: at a few steps the loss on h
 style score of 64 sampled stories, and three of them. A test trains the first steps again and compares.
 """
 
-import json
-import platform
 import time
-from importlib.metadata import version
-from pathlib import Path
 
+import records
 import torch
 
 import lowrank_edu as lo
 
-TARGET = Path(lo.__file__).parent / "assets" / "results" / "ch03_pirate.json"
 STYLE, STOPS, SEED = "pirate", [0, 10, 20, 30, 40, 50, 60, 80], 0
 SETTINGS = {"r": 8, "alpha": 16, "target_modules": ["c_attn"]}
 TRAINING = {"batch_size": 16, "lr": 1e-2}
@@ -36,7 +32,7 @@ def run(stops=STOPS, shown=3, sampled=64):
         "loss": [],
         "score": [],
         "texts": [],
-        "floor": round(floor, 4),
+        "floor": floor,
     }
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=TRAINING["lr"], weight_decay=0
@@ -51,8 +47,8 @@ def run(stops=STOPS, shown=3, sampled=64):
             optimizer.zero_grad()
             step += 1
         texts = lo.sample(model, tok, n=sampled, max_new_tokens=110, seed=SEED)
-        record["loss"].append(round(lo.evaluate(model, held_out), 4))
-        record["score"].append(round(sum(lo.corpus.style_score(t, STYLE) for t in texts) / len(texts), 4))
+        record["loss"].append(lo.evaluate(model, held_out))
+        record["score"].append(sum(lo.corpus.style_score(t, STYLE) for t in texts) / len(texts))
         record["texts"].append(texts[:shown])
     return record
 
@@ -62,11 +58,9 @@ if __name__ == "__main__":
     record = run()
     record["about"] = {
         "settings": SETTINGS | TRAINING | {"seed": SEED},
-        "versions": {name: version(name) for name in ("torch", "transformers")}
-        | {"python": platform.python_version()},
+        "versions": records.versions("torch", "transformers"),
         "seconds": round(time.perf_counter() - start),
     }
-    TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    records.save("ch03_pirate", record)
     for stop, loss, score in zip(record["steps"], record["loss"], record["score"], strict=True):
         print(f"step {stop:3}: loss {loss:.3f}, style {score:.0%}")

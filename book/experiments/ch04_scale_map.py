@@ -14,34 +14,22 @@ The task: stories told by a pirate who is also a poet. The model has met both st
 All linear layers but the head are adapted; AdamW, its rate falling linearly to zero. Losses: nats per token.
 """
 
-import argparse
-import hashlib
-import json
-import os
-import platform
-import time
-from pathlib import Path
+from functools import cache
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
+import records
 import torch
 
 import lowrank_edu as lo
+from lowrank_edu.figures.scale_map import RULES, scale_by
 from lowrank_edu.inits import uniform
 
-RESULTS = Path(lo.__file__).parent / "assets" / "results" / "ch04_scale_map.json"
+NAME = "ch04_scale_map"
 STYLES, TARGETS = ("pirate", "poet"), "all-linear"
 STEPS, BATCH = 30, 4
 TRAIN, HELD_OUT = (120, 41), (32, 42)  # (stories, seed)
 
 RANKS = [1, 4, 16, 64]
 ALPHAS = [2, 8, 32]
-RULES = {
-    "r": lambda alpha, r: alpha / r,
-    "root": lambda alpha, r: alpha / r**0.5,
-    "one": lambda alpha, r: alpha,
-}
 RATES = [1e-4, 4e-4, 1.6e-3, 6.4e-3, 2.56e-2]
 STARTS = ["kaiming", "mirrored", "orthogonal", "pissa", "olora"]
 START_RANK, START_RATES, SEEDS = 8, [1.6e-3, 6.4e-3, 2.56e-2], [0, 1, 2]
@@ -92,18 +80,13 @@ def run(model, train, held_out, *, r, scale, lr, seed=0, start="kaiming", steps=
 
 
 def fingerprint():
-    """Changes when the model, the stories or the settings do: results of two models are never mixed."""
-    folder = Path(lo.__file__).parent / "assets" / "tiny-gpt2"
-    settings = (STYLES, TARGETS, STEPS, BATCH, TRAIN, HELD_OUT, verses(3, 0))
-    digest = hashlib.sha256(repr(settings).encode())
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer.json")]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    """Of the model, the stories and the settings."""
+    return records.fingerprint(STYLES, TARGETS, STEPS, BATCH, TRAIN, HELD_OUT, verses(3, 0))
 
 
 def map_cells():
     """Every (r, scale, lr) that some α and some rule need."""
-    scales = {(r, rule(alpha, r)) for r in RANKS for alpha in ALPHAS for rule in RULES.values()}
+    scales = {(r, scale_by(rule, alpha, r)) for r in RANKS for alpha in ALPHAS for rule in RULES}
     return [{"r": r, "scale": s, "lr": lr} for r, s in sorted(scales) for lr in RATES]
 
 
@@ -117,60 +100,33 @@ def key(cell):
     return " ".join(f"{name}={value:g}" if name != "start" else value for name, value in cell.items())
 
 
-def load(path=RESULTS):
-    """The results so far, or empty tables when there are none for this model and these settings."""
-    if path.exists():
-        found = json.loads(path.read_text("utf-8"))
-        if found.get("fingerprint") == fingerprint():
-            return found
-    return {"fingerprint": fingerprint(), "seconds": 0.0, "map": {}, "starts": {}}
-
-
-def save(results, path=RESULTS):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    text = json.dumps(results, indent=0, ensure_ascii=False)
-    part.write_text(text.replace(",\n", ", ").replace("], ", "],\n") + "\n", "utf-8")
-    part.replace(path)
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    results = load()
-    todo = [("map", c) for c in map_cells()] + [("starts", c) for c in start_runs()]
-    todo = [(table, cell) for table, cell in todo if key(cell) not in results[table]]
-    print(f"{len(todo)} runs to do; {results['seconds'] / 60:.1f} minutes spent so far.", flush=True)
-    if options.check or not todo:
-        return 0 if not todo else 1
+@cache
+def begin():
+    """(model, training examples, held-out examples, what the file says about them)."""
     train, held_out, floor = data()
     model, _ = lo.load_model("tiny-gpt2")
-    base = lo.evaluate(model, held_out)
-    results |= {
+    about = {
         "what": "LoRA, tiny GPT-2: held-out loss (map), training loss at every step (starts), nats per token",
         "styles": STYLES, "layers": TARGETS, "steps": STEPS, "batch_size": BATCH, "start_rank": START_RANK,
-        "seeds": SEEDS, "floor": round(floor, 5), "base": round(base, 5),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "seeds": SEEDS, "floor": floor, "base": lo.evaluate(model, held_out), "versions": records.versions("torch"),
     }  # fmt: skip
-    for n, (table, cell) in enumerate(todo, 1):
-        began = time.process_time()
-        if table == "map":
-            loss, _ = run(model, train, held_out, **cell)
-            results["map"][key(cell)] = None if loss is None else round(loss, 4)
-        else:
-            loss, curve = run(model, train, held_out, r=START_RANK, scale=1.0, **cell)
-            results["starts"][key(cell)] = {
-                "loss": None if loss is None else round(loss, 4),
-                "curve": [round(v, 3) for v in curve],
-            }
-        results["seconds"] = round(results["seconds"] + time.process_time() - began, 1)
-        save(results)
-        told = "diverged" if loss is None else f"{loss - floor:.3f} above the floor"
-        print(f"{n}/{len(todo)}  {key(cell)}: {told}", flush=True)
-    print(f"done in {results['seconds'] / 60:.1f} minutes of one core: {RESULTS}")
-    return 0
+    return model, train, held_out, about
+
+
+def perform(files, name, table, cell):
+    model, train, held_out, about = begin()
+    fixed = {} if table == "map" else {"r": START_RANK, "scale": 1.0}
+    loss, curve = run(model, train, held_out, **fixed, **cell)
+    files[name] |= about
+    files[name][table][key(cell)] = loss if table == "map" else {"loss": loss, "curve": curve}
+    return "diverged" if loss is None else f"{loss - about['floor']:.3f} above the floor"
+
+
+def main():
+    results = records.load(NAME, {"fingerprint": fingerprint(), "map": {}, "starts": {}})
+    todo = [("map", c) for c in map_cells()] + [("starts", c) for c in start_runs()]
+    todo = [(NAME, table, cell) for table, cell in todo if key(cell) not in results[table]]
+    return records.resume(__doc__, {NAME: results}, todo, perform)
 
 
 if __name__ == "__main__":

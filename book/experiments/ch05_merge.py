@@ -7,8 +7,6 @@ Writes lowrank_edu/assets/adapters/<style>/ (PEFT format) and lowrank_edu/assets
 """
 
 import argparse
-import json
-import platform
 import time
 import warnings
 from base64 import b64encode
@@ -16,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import peft
+import records
 import torch
-import transformers
 
 import lowrank_edu as lo
 from lowrank_edu import corpus, shipped
@@ -130,11 +128,10 @@ def ours(dtype, styles, cycles):
 
 
 def packed(entry):
-    """For the file: numbers to 6 digits, the corner as bytes, 127 being the largest."""
+    """For the file: the corner as bytes, 127 being the largest."""
     corner = entry["corner"].numpy()
     levels = np.rint(corner / (np.abs(corner).max() or 1) * 127).astype(np.int8)
-    numbers = {key: float(f"{entry[key]:.6g}") for key in ("max", "moved")}
-    return numbers | {"corner": b64encode(levels.tobytes()).decode()}
+    return entry | {"corner": b64encode(levels.tobytes()).decode()}
 
 
 def main():
@@ -148,17 +145,13 @@ def main():
         styled = lo.tokenize(tok, corpus.stories(100, seed=2, style=style))
         with lo.disabled(model):
             base = lo.evaluate(model, styled)
-        losses = {
-            "before": base,
-            "after": lo.evaluate(model, styled),
-            "plain after": lo.evaluate(model, plain),
-        }
+        losses = {"before": base, "after": lo.evaluate(model, styled), "plain after": lo.evaluate(model, plain)}
         lo.save_adapter(model, Path(shipped.ASSETS / "adapters" / style), name=style)
-        out["styles"][style] = judge(model, tok, style) | {k: round(v, 4) for k, v in losses.items()}
+        out["styles"][style] = judge(model, tok, style) | losses
         print(style, out["styles"][style], flush=True)
-    out["first losses"] = [round(loss, 4) for loss in train_style("pirate", SAMPLE)[2].loss]
+    out["first losses"] = train_style("pirate", SAMPLE)[2].loss
     for name, dtype in FORMATS.items():
-        out["merge"][name] = {k: float(f"{v:.6g}") for k, v in merge_error(dtype).items()}
+        out["merge"][name] = merge_error(dtype)
         print(name, out["merge"][name], flush=True)
         for order, styles in ORDERS.items():
             entries = drift(dtype, styles, CYCLES)
@@ -171,12 +164,9 @@ def main():
             )
         out["merge"][name]["ours exact"] = ours(dtype, STYLES, CYCLES[-1])
     out |= {"cycles": CYCLES, "corner": CORNER, "minutes": round((time.time() - begun) / 60, 1)}
-    libraries = {module.__name__: module.__version__ for module in (torch, peft, transformers)}
-    out["versions"] = {"python": platform.python_version(), **libraries}
-    path = shipped.ASSETS / "results" / "ch05_merge.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(out, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{path.name}: {path.stat().st_size:,} bytes, {out['minutes']} minutes")
+    out["versions"] = records.versions("torch", "peft", "transformers")
+    records.save("ch05_merge", out)
+    print(f"{out['minutes']} minutes")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from .. import shipped
 from .page import Figure, Slider, key, script, svg, tiles
-from .updates import read_results
 
 LEFT, RIGHT, TOP, FLOOR = 40, 340, 14, 196  # the box that the curve is drawn in
 INK = 'stroke="currentColor"'
@@ -18,9 +18,9 @@ CAPTION = (
 def loss_against_d(results=None, slug="dimension"):
     """Held-out loss after training d numbers, for each d: dots are seeds, lines base and full fine-tuning.
 
-    results: what `read_results("ch02_intrinsic")` gives (default).
+    results: what `shipped.results("ch02_intrinsic")` gives (default).
     """
-    results = results or read_results("ch02_intrinsic")
+    results = results or shipped.results("ch02_intrinsic")
     base, full, rows = summary(results)
     d90 = intrinsic_dimension(results)
     start, weights = min(3, len(rows) - 1), results["weights"]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from .. import shipped
 from .page import Figure, Slider, Toggle, script, svg
-from .scale_map import read_results
 
 NAMES = {
     "kaiming": "A random, B = 0",
@@ -44,9 +44,9 @@ def _mean(curves):
 def start_race(results=None, lr=1.6e-3, slug="start-race"):
     """Training loss over steps, a line for each start; slider for the learning rate; held-out ends beside it.
 
-    results: what `scale_map.read_results` gives (default). lr: the rate shown first.
+    results: what `shipped.results("ch04_scale_map")` gives (default). lr: the rate shown first.
     """
-    results = results or read_results()
+    results = results or shipped.results("ch04_scale_map")
     table = races(results)
     rates = list(table)
     every = [v for starts in table.values() for curve, _ in starts.values() for v in curve]

@@ -1,13 +1,9 @@
 """α × r × learning rate: where does a style get learned?   chapter 4"""
 
-import json
-from pathlib import Path
-
+from .. import shipped
 from .page import Choice, Figure, Slider, script, svg, tiles
 
-RESULTS = Path(__file__).parent.parent / "assets" / "results" / "ch04_scale_map.json"
 RULES = {"r": "α / r", "root": "α / √r", "one": "α alone"}
-SCALE = {"r": lambda a, r: a / r, "root": lambda a, r: a / r**0.5, "one": lambda a, r: a}
 LEFT, TOP, WIDE, HIGH, GAP = (
     50,
     36,
@@ -17,11 +13,11 @@ LEFT, TOP, WIDE, HIGH, GAP = (
 )  # first row of cells; size of a cell; half the space between rows
 
 
-def read_results(path=RESULTS):
-    """The committed results of book/experiments/ch04_scale_map.py.  ValueError: they are missing."""
-    if not path.exists():
-        raise ValueError(f"{path.name} is missing. Make it with: make experiments only=ch04")
-    return json.loads(path.read_text("utf-8"))
+def scale_by(rule, alpha, r):
+    """The scale that `LoRA` gives ΔW under α/r or α/√r; under "one", α itself."""
+    from ..methods import LoRA  # here, because it loads torch
+
+    return alpha if rule == "one" else LoRA(r, alpha, "all-linear", use_rslora=rule == "root").scale("")
 
 
 def gaps(results):
@@ -37,12 +33,12 @@ def table(results):
     """(ranks, alphas, rates, {rule: {alpha: one row of gaps per rank}}) for α/r, α/√r and α alone."""
     found = gaps(results)
     ranks, scales, rates = (sorted(set(column)) for column in zip(*found, strict=True))
-    needed = {s: {(r, rule(s, r)) for rule in SCALE.values() for r in ranks} for s in scales}
+    needed = {s: {(r, scale_by(rule, s, r)) for rule in RULES for r in ranks} for s in scales}
     trained = {(r, scale) for r, scale, _ in found}
     alphas = [int(s) for s, pairs in needed.items() if pairs <= trained]  # the α that every rule can be read at
     rows = {
-        name: {a: [[found[r, rule(a, r), lr] for lr in rates] for r in ranks] for a in alphas}
-        for name, rule in SCALE.items()
+        rule: {a: [[found[r, scale_by(rule, a, r), lr] for lr in rates] for r in ranks] for a in alphas}
+        for rule in RULES
     }
     return ranks, alphas, rates, rows
 
@@ -55,9 +51,10 @@ def best(row):
 def learning_map(results=None, rule="r", alpha=8, r=64, slug="scale-map"):
     """Heat map of the loss gap, ranks down, learning rates across; buttons for the rule, sliders for α and r.
 
-    results: what `read_results` gives (default). Numbers stand in the cells; the best of each row is framed.
+    results: what `shipped.results("ch04_scale_map")` gives (default). Numbers stand in the cells; the best
+    of each row is framed.
     """
-    results = results or read_results()
+    results = results or shipped.results("ch04_scale_map")
     ranks, alphas, rates, rows = table(results)
     base = results["base"] - results["floor"]
     data = {"rows": rows, "ranks": ranks, "rates": rates, "base": base, "box": [LEFT, TOP, WIDE, HIGH, GAP]}
@@ -79,7 +76,7 @@ def learning_map(results=None, rule="r", alpha=8, r=64, slug="scale-map"):
         data=data,
         stage=_stage(ranks, rates, shown, r, base),
         panel=tiles(
-            ("scale", f"{SCALE[rule](alpha, r):.3g}", f"scale at r = {r}"),
+            ("scale", f"{scale_by(rule, alpha, r):.3g}", f"scale at r = {r}"),
             ("best", f"{rates[k]:g}", "best learning rate"),
             ("kept", "", "lost if you keep the rate of r = 4"),
         ),

@@ -1,15 +1,13 @@
 """The spectrum of a real update beside W0 and noise, and what a cut to rank r leaves of it.   chapter 2"""
 
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from .. import shipped
 from .page import Choice, Figure, Select, Slider, Toggle, key, meter, rounded, script, tiles
 from .spectra import DECADES, FLOOR, TALL, WIDTH, _energy, _rank_for, _stage
 
-RESULTS = Path(__file__).parent.parent / "assets" / "results"
 CAPTION = (
     "Bars: singular values of one matrix, the largest set to 1. Line with dots: the share of the improvement "
     "that survives when ΔW of every linear layer is cut to rank r. Move the slider and compare the large "
@@ -18,21 +16,13 @@ CAPTION = (
 KINDS = {"delta": "ΔW", "W0": "W0", "noise": "noise"}
 
 
-def read_results(name):
-    """Committed results of book/experiments/ch02_intrinsic.py: "ch02_updates" or "ch02_intrinsic"."""
-    path = RESULTS / f"{name}.json"
-    if not path.exists():
-        raise ValueError(f"{path.name} is missing. Make it with: make experiments")
-    return json.loads(path.read_text("utf-8"))
-
-
 def update_spectra(results=None, r=8, slug="update-spectra"):
     """Singular values of ΔW, W0 and noise of one layer, a rank slider, and the improvement that rank keeps.
 
-    results: what `read_results("ch02_updates")` gives (default). The line is measured: the share of the
+    results: what `shipped.results("ch02_updates")` gives (default). The line is measured: the share of the
     improvement of the loss that is left when ΔW of every linear layer is cut to its best copy of rank r.
     """
-    results = results or read_results("ch02_updates")
+    results = results or shipped.results("ch02_updates")
     layers = {path: _matrices(layer) for path, layer in results["layers"].items()}
     first = next(iter(layers))
     shown, kept = layers[first]["delta"], [[cut.rank, cut.kept] for cut in cut_table(results)]
