@@ -10,7 +10,8 @@ import copy
 import torch
 from torch import nn
 
-from .updates import Whole, store_like, weight_of
+from .quantized import Quantized
+from .updates import Whole, gathered, store_like, weight_of
 
 DROPPED = (
     "the adapter was merged with keep_base=False, so the original weights are gone. "
@@ -24,6 +25,10 @@ def swap(model, old, new):
         for name, child in parent._modules.items():
             if child is old:
                 parent._modules[name] = new
+
+
+def _tensors(layer):
+    return [*layer.parameters(), *layer.buffers()]
 
 
 class Holder(nn.Module):
@@ -58,7 +63,7 @@ class AdaptedLayer(Holder):
     """y = base(x) + the sum of the active updates, each of which sees only x and base(x).
 
     `base` is the frozen layer: Linear, Conv1D, Embedding, or any leaf module for updates that replace it.
-    `kept` holds the base's own parameters while updates are merged into it.
+    `kept` holds that layer alone while a twin with the updates merged into it acts as the base.
     """
 
     def __init__(self, base):
@@ -96,14 +101,20 @@ class AdaptedLayer(Holder):
                 f"this layer sees a batch of {y.shape[0]} rows, but {len(self.rows)} names were routed. Give "
                 "one name (or None) per row; position embeddings, which all rows share, cannot be routed."
             )
-        for name in sorted({n for n in self.rows if n in self.updates}):
-            rows = torch.tensor([i for i, n in enumerate(self.rows) if n == name], device=y.device)
-            update = self.updates[name]
+        rows = {name: [i for i, n in enumerate(self.rows) if n == name] for name in self.rows if name in self.updates}
+        together = [name for name in rows if self.updates[name].gathers]
+        if together:
+            places = torch.tensor([i for name in together for i in rows[name]], device=y.device)
+            which = torch.tensor([k for k, name in enumerate(together) for _ in rows[name]], device=y.device)
+            new = y0[places] + gathered([self.updates[name] for name in together], which, x[places], self.base)
+            y = y.index_copy(0, places, new.to(y.dtype))
+        for name in rows.keys() - set(together):  # DoRA, whole layers and the like: one adapter at a time
+            places, update = torch.tensor(rows[name], device=y.device), self.updates[name]
             if isinstance(update, Whole):
-                new = update.copy(x, *args, **kwargs)[rows]
+                new = update.copy(x, *args, **kwargs)[places]
             else:
-                new = y0[rows] + update(x[rows], y0[rows], self.base)
-            y = y.index_copy(0, rows, new.to(y.dtype))
+                new = y0[places] + update(x[places], y0[places], self.base)
+            y = y.index_copy(0, places, new.to(y.dtype))
         return y
 
     def delta(self, name="default"):
@@ -113,11 +124,12 @@ class AdaptedLayer(Holder):
         return self.updates[name].delta(self._unmerged())
 
     @torch.no_grad()
-    def merge_values(self, names):
+    def merge_values(self, names, W=None):
         """{parameter name: new value} of the base with these updates baked in; nothing is changed.
 
-        Sums are made in float32 or wider and rounded once to the layer's dtype. Raises ValueError where a
-        value would not be finite (NaN in an adapter, or an overflow of the layer's dtype).
+        Sums are made in float32 or wider and rounded once to the layer's dtype. `W` (d_out, d_in) is used
+        instead of the base's weight if given. Raises ValueError where a value would not be finite (NaN in an
+        adapter, or an overflow of the layer's dtype).
         """
         updates, new = [self.updates[name] for name in names], {}
         deltas = [update.delta(self.base) for update in updates if update.changes_weight]
@@ -125,7 +137,7 @@ class AdaptedLayer(Holder):
         if self.whole is not None:
             new = dict(self.whole.copy.named_parameters())
         if deltas:
-            W = weight_of(self.base)
+            W = weight_of(self.base) if W is None else W
             new["weight"] = store_like(self.base, W + sum(deltas)).to(W.dtype).contiguous()
         if shifts:
             old = self.base.bias
@@ -139,50 +151,59 @@ class AdaptedLayer(Holder):
                 )
         return new
 
-    def put(self, values, names, keep_base, shared, memo):
-        """Replace base parameters by copies of merged `values`; values that are one tensor stay one (`memo`).
+    def merged(self, values, memo, how=None):
+        """A twin of the base with copies of the merged `values`; values that are one tensor stay one (`memo`).
 
-        The old Parameter objects are kept (on the CPU, unless another layer shares them), so that undoing is
-        exact; `keep_base=False` drops them.
+        A quantised base with a new weight becomes a dense layer, unless `how` is "requantise".
         """
-        self.kept, self.merged_names = {}, tuple(names)
+        base, values = self.base, dict(values)
+        if isinstance(base, Quantized) and "weight" in values:
+            twin = base.with_weight(values.pop("weight"), dense=how != "requantise")
+        else:
+            twin = copy.copy(base)
         for key, value in values.items():
-            old = getattr(self.base, key)
             if id(value) not in memo:
                 memo[id(value)] = nn.Parameter(value.detach().clone(), requires_grad=False)
-            setattr(self.base, key, memo[id(value)])
-            if keep_base:
-                self.kept[key] = old
-                if id(old) not in shared:
-                    old.data = old.data.to("cpu")
+        twin._parameters = {**twin._parameters, **{key: memo[id(value)] for key, value in values.items()}}
+        return twin
+
+    def put(self, twin, names, keep_base, shared):
+        """Let the merged `twin` act as the base.
+
+        The frozen layer is kept (on the CPU what is its own alone), so that undoing is exact;
+        `keep_base=False` drops it.
+        """
+        old, self.base, self.merged_names = self.base, twin, tuple(names)
+        self.kept = (old,) if keep_base else ()
+        also_used = {id(tensor) for tensor in _tensors(twin)} | set(shared)
+        for tensor in _tensors(old):
+            if keep_base and id(tensor) not in also_used:
+                tensor.data = tensor.data.to("cpu")
 
     def exchange(self):
-        """Swap the base's parameters with the kept ones: merged becomes original, and back again."""
-        for key, other in self.kept.items():
-            current = getattr(self.base, key)
-            other.data = other.data.to(current.device)
-            setattr(self.base, key, other)
-            self.kept[key] = current
+        """Swap the base with the kept layer: merged becomes original, and back again."""
+        (other,), current = self.kept, self.base
+        for tensor in _tensors(other):
+            tensor.data = tensor.data.to(_tensors(current)[0].device)
+        self.base, self.kept = other, (current,)
 
     def restore(self):
-        """Undo `put`: the very same Parameter objects return, so tied weights are tied again."""
+        """Undo `put`: the very same layer returns, so tied weights are tied again."""
         self.exchange()
         self.kept, self.merged_names = None, ()
 
     def original(self, key):
         """The base's parameter `key` as it is without merging."""
-        if self.kept == {}:
+        if self.kept == ():
             raise ValueError(DROPPED)
-        return (self.kept or {}).get(key, getattr(self.base, key)).to(self.base.weight.device)
+        return getattr(self._unmerged(), key)
 
     def _unmerged(self):
         """The base as it is without merging (ΔW of a DoRA update depends on W0)."""
         if not self.kept:
             return self.base
-        twin = copy.copy(self.base)
-        device = next(iter(self.base._parameters.values())).device
-        twin._parameters = {**self.base._parameters, **{k: v.to(device) for k, v in self.kept.items()}}
-        return twin
+        (old,), device = self.kept, _tensors(self.base)[0].device
+        return old if all(t.device == device for t in _tensors(old)) else copy.deepcopy(old).to(device)
 
     def __getattr__(self, name):
         """The layer in use answers for its attributes: `nf`, or a `weight` that a model reads itself."""

@@ -45,6 +45,8 @@ class Update(nn.Module):
     """
 
     changes_weight = False
+    gathers = False
+    """Whether `gathered` can work it out together with others, for a batch with an adapter per row."""
 
     def __init__(self):
         super().__init__()
@@ -67,6 +69,9 @@ class Update(nn.Module):
             parameter = self.get_parameter(name)
             parameter.grad = None
             parameter.requires_grad_(False)
+
+    def settle(self, base):
+        """Called when `base` (a quantised layer) takes the place of the layer that this update was built for."""
 
     def train_bias(self, bias):
         """Let this update change the layer's bias too; the change Δb starts at zero."""
@@ -102,9 +107,8 @@ class LowRank(Update):
 
     def __init__(self, A, B, scale, *, core=None, gain=None, dropout=0.0, residual=False, fixed=()):
         super().__init__()
-        self.A, self.B = nn.Parameter(A), nn.Parameter(B)
-        self.core = None if core is None else nn.Parameter(core)
-        self.gain = None if gain is None else nn.Parameter(gain)
+        for key, value in {"A": A, "B": B, "core": core, "gain": gain}.items():
+            self.register_parameter(key, None if value is None else nn.Parameter(value))
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
         self.fixed = set(fixed)
@@ -118,6 +122,14 @@ class LowRank(Update):
         """From now on ΔW is what has changed since this moment."""
         A, B = self.factors()
         self.A0, self.B0 = None if "A" in self.fixed else A.detach().clone(), B.detach().clone()
+
+    @torch.no_grad()
+    def fold(self):
+        """The residual start as a matrix (d_out, d_in), which the base must be without from now on."""
+        A0, B0 = map(widened, self.start())
+        self.A0 = self.B0 = None
+        self.folded = True
+        return self.scale * (B0 @ A0)
 
     def right(self):
         """A as a matrix (r, d_in), gradients attached."""
@@ -133,6 +145,10 @@ class LowRank(Update):
         if self.core is not None:
             B = B @ self.core if self.core.dim() == 2 else B * self.core
         return self.right(), B if self.gain is None else self.gain[:, None] * B
+
+    @property
+    def gathers(self):
+        return self.bias is None and not (self.training and self.dropout.p)
 
     @property
     def residual(self):
@@ -174,16 +190,36 @@ class LowRank(Update):
     def delta(self, base):
         return self.product()
 
-    @torch.no_grad()
     def as_lora(self):
-        """(A, B) of the plain LoRA with the same ΔW and scale. A residual start doubles the rank, unless A is
-        fixed: then only B has moved."""
+        """(A, B) of the plain LoRA with the same ΔW and scale, gradients attached. A residual start doubles the
+        rank, unless A is fixed: then only B has moved."""
         A, B = self.factors()
         if not self.residual:
             return A, B
         if self.A0 is None:
             return A, B - self.B0
         return torch.cat([A, self.A0]), torch.cat([B, -self.B0], dim=1)
+
+
+def gathered(updates, which, x, base):
+    """ΔW x with an update per row: row i of x takes updates[which[i]]. Two batched products for all rows at once.
+
+    (rows, …, d_in) -> (rows, …, d_out). This is the BGMV of Punica (Chen et al. 2023, §4). Ranks may differ: zero
+    rows and columns pad every A and B to the largest.
+    """
+    pairs = [update.as_lora() for update in updates]
+    rank = max(A.shape[0] for A, _ in pairs)
+    A = torch.stack([F.pad(A, (0, 0, 0, rank - A.shape[0])) for A, _ in pairs])  # (n, r, d_in)
+    B = torch.stack([F.pad(B * u.scale, (0, rank - B.shape[1])) for u, (_, B) in zip(updates, pairs, strict=True)])
+    if isinstance(base, nn.Embedding):
+        tokens, shape = x.flatten(1), x.shape
+        z = A.mT[which[:, None], tokens] * getattr(base, "embed_scale", 1.0)  # each token picks a column of its A
+        if base.padding_idx is not None:
+            z = torch.where((tokens == base.padding_idx)[..., None], z.detach(), z)
+    else:
+        tokens, shape = x.reshape(len(x), -1, x.shape[-1]), x.shape[:-1]
+        z = tokens.to(A.dtype) @ A[which].mT  # (rows, tokens, d_in) -> (rows, tokens, r)
+    return (z @ B[which].mT).view(*shape, -1)  # -> (rows, …, d_out)
 
 
 class BlockLowRank(LowRank):
@@ -217,6 +253,12 @@ class DoRA(LowRank):
         super().__init__(A, B, scale, dropout=dropout, residual=residual)
         self.m = nn.Parameter(self.row_norm(base).clone())
 
+    gathers = False  # the norm of every row depends on W0, too
+
+    @torch.no_grad()
+    def settle(self, base):
+        self.m.copy_(self.row_norm(base))
+
     @torch.no_grad()
     def row_norm(self, base):
         """‖W0 + scale · B A‖ of every row (d_out), in float32 or wider."""
@@ -226,9 +268,8 @@ class DoRA(LowRank):
         dropped = self.drop(x, base)
         gain = self.m / self.row_norm(base)
         if dropped is not x:  # dropout acts on all that the adapter sees
-            W0x = F.linear(dropped, weight_of(base))
-        else:
-            W0x = y if getattr(base, "bias", None) is None else y - base.bias
+            y = base(dropped)
+        W0x = y if getattr(base, "bias", None) is None else y - base.bias
         return (gain - 1) * W0x + gain * self.low_rank(dropped, base)
 
     @torch.no_grad()

@@ -111,7 +111,7 @@ def test_routed_rows_are_what_each_adapter_gives_alone(kind):
     with lo.routed(model, names):
         out = logits(model, ids)
     for row, name in enumerate(names):
-        assert gap(out[row], alone[name][row]) <= (0 if name is None else 1e-6)
+        assert gap(out[row], alone[name][row]) <= (0 if name is None else 5e-6)
         assert all(gap(out[row], alone[other][row]) > 1e-3 for other in alone if other != name)
     assert torch.equal(logits(model, ids), alone["poet"])  # and it is over
 
@@ -122,7 +122,7 @@ def test_routing_whole_layers_other_than_positions():
     whole = logits(model)
     with lo.routed(model, [None, "a", None]):
         out = logits(model)
-    assert gap(out[1], whole[1]) < 1e-6 and torch.equal(out[0], logits(tiny())[0])
+    assert gap(out[1], whole[1]) < 5e-6 and torch.equal(out[0], logits(tiny())[0])
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "deberta"])
@@ -138,7 +138,7 @@ def test_routing_on_other_architectures(name):
     whole = logits(model)
     with lo.routed(model, [None, "a", None]):
         out = logits(model)
-    assert gap(out[1], whole[1]) < 1e-6 and torch.equal(out[::2], logits(tiny(name))[::2])
+    assert gap(out[1], whole[1]) < 5e-6 and torch.equal(out[::2], logits(tiny(name))[::2])
 
 
 def test_routing_cannot_split_position_embeddings():
