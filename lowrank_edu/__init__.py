@@ -18,6 +18,7 @@ _HOMES = {
     ],
     "quantizing": ["quantize", "Quantization"],
     "paging": ["paged_adamw"],
+    "schedules": ["attach"],
     "checkpoint": ["save_adapter", "load_adapter"],
     "training": ["train", "evaluate", "sample", "tokenize", "History"],
     "checking": ["check", "exercises"],

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from . import schedules
 from .layers import AdaptedLayer, Holder, swap
+from .quantized import Quantized
+from .targets import leaves
 from .updates import Whole, weight_of
 
 
@@ -54,15 +57,25 @@ def method_of(model, name):
     return methods[name]
 
 
-def adapt(model, method, name="default", *, seed=0):
+def adapt(model, method, name="default", *, seed=0, quantize=None):
     """Freeze the model, put `method`'s updates on it under `name`, make them active and trainable.
 
     Returns a Report. Raises ValueError, with the model as it was, when no layer matches, when the name is
     taken or is not a plain word, or while another adapter is merged. The same seed gives the same start,
     layer by layer.
+
+    `quantize` ("nf4", or a `Quantization`) quantises the linear layers too, after the method has seen them in
+    full precision. A spectral start (PiSSA, OLoRA, LaMDA) then takes its product out of the weight before
+    that, and `init="loftq"` looks for the product that the codes miss; for both, `disabled` is the quantised
+    rest, not W0.
     """
     check_free(model, name)
-    updates = method.build(model, seed)
+    if quantize is None:
+        return install(model, method, name, method.build(model, seed))
+    from .quantizing import build_quantised, replace
+
+    layers, updates = build_quantised(model, method, seed, quantize)
+    replace(model, layers)
     return install(model, method, name, updates)
 
 
@@ -89,6 +102,7 @@ def install(model, method, name, updates):
     """Put finished updates {path: Update} in place; nothing here can fail half-way."""
     from .switching import set_adapter
 
+    _refuse_on_codes(model, updates)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     there = holders(model)
@@ -99,7 +113,23 @@ def install(model, method, name, updates):
         holder.updates[name] = update.train(holder.training)
     model.__dict__.setdefault("lowrank_methods", {})[name] = method
     set_adapter(model, name)
+    schedules.watch(model)
     return report(model, name)
+
+
+def _refuse_on_codes(model, updates):
+    """Starts that take their product out of W0, and layers trained whole, need W0 in full precision."""
+    bases = leaves(model)
+    for path, update in updates.items():
+        if not isinstance(bases.get(path), Quantized):
+            continue
+        if getattr(update, "residual", False):
+            raise ValueError(
+                f"{path} is quantised already, and this start takes its product out of the full-precision weight. "
+                "Load the model again and let the method see it first: adapt(model, method, quantize='nf4')."
+            )
+        if isinstance(update, Whole):
+            raise ValueError(f"{path} is quantised, so it cannot be trained whole. Leave it out when quantising.")
 
 
 def wrap(model, path):
@@ -133,7 +163,8 @@ def report(model, name="default"):
         name,
         list(layers),
         sum(numbers.values()),
-        sum(p.numel() for p in model.parameters() if id(p) not in replaced),
+        sum(p.numel() for p in model.parameters() if id(p) not in replaced)
+        + sum(layer.shape.numel() for layer in model.modules() if isinstance(layer, Quantized)),
         [(what, kinds[what, shape], shape, numbers[what, shape]) for what, shape in kinds],
     )
 

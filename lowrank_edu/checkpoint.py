@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from . import peft_format
 from .adapting import check_free, holders, install, method_of
 from .methods import METHODS
+from .schedules import check_followed
 from .updates import Projected
 
 PEFT = {"LORA": peft_format}
@@ -32,9 +33,10 @@ def save_adapter(model, path, name="default"):
     LoRA and its relatives become a folder that PEFT loads with the same outputs; only keys that older
     readers of its format know are written. A residual start (PiSSA, OLoRA) is written as the plain LoRA of
     rank 2r that it equals, `blocks=` as the plain LoRA of rank n·r that it equals; both come back as that
-    plain LoRA.
+    plain LoRA. Raises RuntimeError for an adapter that was trained without its schedule (`lo.attach`).
     """
     method = method_of(model, name)
+    check_followed(model, name)
     layers = {p: holder for p, holder in holders(model).items() if name in holder.updates}
     if method.peft_type is not None:
         kind, (tensors, config) = "adapter", PEFT[method.peft_type].to_peft(model, method, layers, name)

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from . import schedules
 from .adapting import adapted_layers, check_free, holders, install, method_of
 from .layers import DROPPED
-from .targets import leaves
+from .quantizing import merge_report, weights_to_merge_into
+from .targets import leaves, tied
 from .updates import DoRA, LowRank, Whole
 
 
@@ -72,7 +74,7 @@ def routed(model, names):
             layer.rows = before[path]
 
 
-def merge(model, *, keep_base=True):
+def merge(model, *, how=None, weights=None, keep_base=True):
     """Bake the active adapters into the weights. Explicit only; `train()` and `eval()` never do it.
 
     The replaced weights are kept (on the CPU when the model is elsewhere), so `unmerge` restores W0 bit for
@@ -80,6 +82,14 @@ def merge(model, *, keep_base=True):
     unmerge impossible. Raises ValueError, with every layer as it was, if something is merged already,
     nothing is active, or a merged value would be NaN or Inf. Merging one end of a tied pair of weights
     unties it; a UserWarning says so with the bytes.
+
+    A quantised layer cannot take ΔW up without a choice, so there `how` is needed:
+
+    dequantise  a dense layer Ŵ + ΔW: the model that was trained, in the size of the dense model
+    full        a dense layer W + ΔW, with W from `weights`: the model before quantising, or its state_dict
+    requantise  Ŵ + ΔW quantised again: stays small, and what is smaller than a step of the codes is lost
+
+    Returns None, or a MergeReport of what the merged weights are away from Ŵ + ΔW.
     """
     layers = holders(model)
     active = {path: [n for n in layer.active if n in layer.updates] for path, layer in layers.items()}
@@ -94,18 +104,21 @@ def merge(model, *, keep_base=True):
             "no adapter is active, so there is nothing to merge. Call adapt or set_adapter first."
         )
     _refuse_unable(model, {name for names in active.values() for name in names}, "merge")
-    new = {}
+    originals, new = weights_to_merge_into(layers, active, how, weights), {}
     for path, names in active.items():
         if names:
             try:
-                new[path] = layers[path].merge_values(names)
+                new[path] = layers[path].merge_values(names, originals.get(path))
             except ValueError as error:
                 raise ValueError(f"{path}: {error} Nothing was merged.") from None
     shared = tied(model)
     _warn_untied(model, shared, new)
     memo = {}
-    for path, values in new.items():
-        layers[path].put(values, active[path], keep_base, shared, memo)
+    twins = {path: layers[path].merged(values, memo, how) for path, values in new.items()}
+    report = merge_report(layers, active, twins, originals, how) if originals else None
+    for path, twin in twins.items():
+        layers[path].put(twin, active[path], keep_base, shared)
+    return report
 
 
 def unmerge(model):
@@ -169,6 +182,7 @@ def delete_adapter(model, name):
         if not layer.updates:
             layer.withdraw(model)
     del model.__dict__["lowrank_methods"][name]
+    schedules.drop(model, name)
 
 
 def unwrap(model):
@@ -180,7 +194,8 @@ def unwrap(model):
     """
     for holder in holders(model).values():
         holder.withdraw(model)
-    model.__dict__.pop("lowrank_methods", None)
+    for name in list(model.__dict__.pop("lowrank_methods", {})):
+        schedules.drop(model, name)
     model.requires_grad_(True)
     ties = [
         [model.get_parameter(name) for name in pair]
@@ -193,15 +208,6 @@ def unwrap(model):
             setattr(model.get_submodule(path), key, nn.Parameter(model.get_parameter(name).detach().clone()))
         model.all_tied_weights_keys = {}
     return model
-
-
-def tied(model):
-    """{id of a parameter: [(path, key)] of the layers that hold it} for parameters held more than once."""
-    homes = {}
-    for path, base in leaves(model).items():
-        for key, parameter in base.named_parameters(recurse=False):
-            homes.setdefault(id(parameter), []).append((path, key))
-    return {parameter: found for parameter, found in homes.items() if len(found) > 1}
 
 
 def _warn_untied(model, shared, new):
@@ -234,5 +240,5 @@ def _refuse_merged(layers, what):
 
 
 def _refuse_dropped(layers):
-    if any(layer.kept == {} for layer in layers.values()):
+    if any(layer.kept == () for layer in layers.values()):
         raise ValueError(DROPPED)

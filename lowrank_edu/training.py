@@ -7,18 +7,23 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm  # the text bar: a widget bar is dead on a page, and its text differs from run to run
 
+from .schedules import attach
+from .switching import adapter_names
+
 
 @dataclass
 class History:
     """What happened: one entry of `step` and `loss` per step, `eval_step` and `eval_loss` per evaluation.
 
-    Losses are means in nats per target token.
+    Losses are means in nats per target token. `penalty` is what the method's schedule adds to the loss (AdaLoRA),
+    one entry per step, and is not part of `loss`; empty where there is none.
     """
 
     step: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     eval_step: list[int] = field(default_factory=list)
     eval_loss: list[float] = field(default_factory=list)
+    penalty: list[float] = field(default_factory=list)
 
     def plot(self, floor=None):
         """A figure of the losses over steps, with the loss floor of the data if it is known."""
@@ -112,7 +117,8 @@ def train(
     schedule    "constant" or "linear" (decay to zero)
     eval_data   evaluated before the first step, every `eval_every` steps and at the end
 
-    Order and dropout follow `seed` alone; the caller's random state is put back. Raises ValueError when
+    A method's schedule runs by itself; one that has begun goes on (see `attach`). Order and dropout follow `seed`
+    alone; the caller's random state is put back. Raises ValueError when
     nothing is trainable or an adapter is merged, and FloatingPointError with the step when the loss or its
     gradient is no longer finite: the parameters are then those before that step.
     """
@@ -140,6 +146,7 @@ def train(
             history.eval_loss.append(evaluate(model, eval_data))
 
     note_eval(0)
+    schedules = attach(model, optimizer, steps, penalty_in_loss=True) if adapter_names(model) else None
     model.train()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -149,7 +156,8 @@ def train(
                 total, count = token_loss(model, collate([data[i] for i in next(batches)], device))
                 loss = total / max(count, 1)  # a batch may hold no target at all
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                penalty = None if schedules is None else schedules.penalty()
+                (loss if penalty is None else loss + penalty).backward()
                 if not all(torch.isfinite(value).all() for value in (loss, *_gradients(parameters))):
                     raise FloatingPointError(
                         f"the loss is {float(loss.detach())} at step {step}, and it or its gradient is not finite; the "
@@ -160,11 +168,15 @@ def train(
                 rates.step()
                 history.step.append(step)
                 history.loss.append(float(loss.detach()))
+                if penalty is not None:
+                    history.penalty.append(float(penalty.detach()))
                 if eval_every and step % eval_every == 0 and step < steps:
                     note_eval(step)
     finally:
         optimizer.zero_grad(set_to_none=True)
         model.train(was_training)
+        if schedules is not None:
+            schedules.detach()
     note_eval(steps)
     return history
 

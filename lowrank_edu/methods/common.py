@@ -27,8 +27,13 @@ class Method:
         raise NotImplementedError
 
     def schedule(self, model, name, total_steps=None):
-        """What decides who trains when, for `attach`; None where all train all the time."""
+        """The `Schedule` that decides who trains when, for `attach`; None where all train all the time."""
         return None
+
+    @property
+    def scheduled(self):
+        """Whether training this method without `attach` is an error."""
+        return type(self).schedule is not Method.schedule
 
 
 def seeded(seed, path):
