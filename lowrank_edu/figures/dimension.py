@@ -3,7 +3,7 @@
 import numpy as np
 
 from .. import shipped
-from .page import Figure, Slider, key, script, svg, tiles
+from .page import Figure, Slider, key, path, script, svg, tiles
 
 LEFT, RIGHT, TOP, FLOOR = 40, 340, 14, 196  # the box that the curve is drawn in
 INK = 'stroke="currentColor"'
@@ -95,7 +95,6 @@ def _stage(base, full, rows, start):
         )
     )
     mean = [_at(d, np.mean(v), rows, base, full) for d, v in rows]
-    line = "".join(f"{'M' if i == 0 else 'L'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(mean))
     dots = "".join(
         f'<circle data-set="d={d}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
         for d, losses in rows
@@ -109,7 +108,7 @@ def _stage(base, full, rows, start):
     x, y = mean[start]
     body = (
         f'<path d="M{LEFT} {TOP}V{FLOOR}H{RIGHT}" fill="none" {INK} stroke-opacity=".5"/>{levels}'
-        f'<path d="{line}" fill="none" stroke="var(--a)" stroke-width="2"/><g fill="var(--a)">{dots}</g>'
+        f'<path d="{path(mean)}" fill="none" stroke="var(--a)" stroke-width="2"/><g fill="var(--a)">{dots}</g>'
         f'<path data-el="mark" stroke="var(--c)" stroke-width="1.5" d="M{x:.1f} {TOP}V{FLOOR}"/>'
         f'<circle data-el="here" r="7" fill="none" stroke="var(--c)" stroke-width="2.5" '
         f'cx="{x:.1f}" cy="{y:.1f}"/>{ticks}'

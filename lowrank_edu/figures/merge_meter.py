@@ -4,7 +4,7 @@ from base64 import b64decode
 
 import numpy as np
 
-from .page import Choice, Figure, Slider, pack, script, svg, tiles
+from .page import Choice, Figure, Slider, pack, path, script, svg, tiles
 
 CELL, TOP = 7, 24  # the corner of W − W0: size of a cell, and where it begins
 LEFT, RIGHT, FLOOR, HIGH = 194, 328, 164, 24  # the chart: its edges
@@ -85,17 +85,13 @@ def _cells(frame, sign):
 def _point(cycle, error):
     x = LEFT + (RIGHT - LEFT) * np.log10(max(cycle, 1)) / 3
     y = FLOOR - (FLOOR - HIGH) * (np.log10(max(error, 1e-30)) - LOW) / DECADES
-    return f"{x:.1f} {min(y, FLOOR):.1f}"
+    return x, min(y, FLOOR)
 
 
 def _stage(series, frames, cycles, at):
     frame, side = frames[series["frame"][at]], CELL * len(frames[0])
-    line = "".join(
-        f"{'M' if i == 1 else 'L'}{_point(c, e)}"
-        for i, (c, e) in enumerate(zip(cycles, series["max"], strict=True))
-        if i
-    )
-    x, y = _point(cycles[at], series["max"][at]).split()
+    points = [_point(c, e) for c, e in zip(cycles, series["max"], strict=True)]
+    x, y = points[at]
     ticks = "".join(
         f'<path d="M{LEFT} {_y(d)}H{RIGHT}" stroke="currentColor" stroke-opacity=".2"/>'
         f'<text x="{LEFT - 5}" y="{_y(d) + 4:g}" text-anchor="end">10{text}</text>'
@@ -110,8 +106,8 @@ def _stage(series, frames, cycles, at):
         f'<path data-el="down" fill="var(--a)" d="{_cells(frame, -1)}"/>{ticks}'
         f'<path d="M{LEFT} {FLOOR}H{RIGHT}" stroke="currentColor" stroke-opacity=".5"/>'
         f'<g data-el="others" fill="none" stroke="currentColor" stroke-opacity=".45"></g><g data-el="names"></g>'
-        f'<path data-el="line" fill="none" stroke="var(--b)" stroke-width="2" d="{line}"/>'
-        f'<circle data-el="dot" r="4.5" fill="var(--b)" cx="{x}" cy="{y}"/>'
+        f'<path data-el="line" fill="none" stroke="var(--b)" stroke-width="2" d="{path(points[1:])}"/>'
+        f'<circle data-el="dot" r="4.5" fill="var(--b)" cx="{x:.1f}" cy="{y:.1f}"/>'
         + "".join(
             f'<text x="{LEFT + (RIGHT - LEFT) * i / 3:g}" y="{FLOOR + 16}" text-anchor="middle">{t}</text>'
             for i, t in enumerate(["1", "10", "100", "1,000"])

@@ -97,6 +97,11 @@ def svg(width, height, body):
     return f'<svg viewBox="0 0 {width} {height}" aria-hidden="true" focusable="false">{body}</svg>'
 
 
+def path(points):
+    """The d of a <path> through [(x, y), …]; the same as $.path in draw."""
+    return "".join(f"{'L' if k else 'M'}{x:.1f} {y:.1f}" for k, (x, y) in enumerate(points))
+
+
 def tile(name, value, label):
     """A large number with a line under it; in draw, $.text(name, …) and $.text(name + "-of", …)."""
     return (

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .. import shipped
-from .page import Figure, Slider, Toggle, script, svg
+from .page import Figure, Slider, Toggle, path, script, svg
 
 NAMES = {
     "kaiming": "A random, B = 0",
@@ -95,9 +95,8 @@ def _stage(data, at):
     lines = ""
     for name, run in data["runs"][at].items():
         points = [(LEFT + WIDE * k / (steps - 1), height(v)) for k, v in enumerate(run["curve"])]
-        d = "".join(f"{'L' if k else 'M'}{x:.1f} {y:.1f}" for k, (x, y) in enumerate(points))
         colour, dash = LINES[name]
-        lines += f'<path {THICK} stroke="var(--{colour})" stroke-dasharray="{dash}" d="{d}"/>'
+        lines += f'<path {THICK} stroke="var(--{colour})" stroke-dasharray="{dash}" d="{path(points)}"/>'
     floor, right, low = height(data["floor"]), LEFT + WIDE, TOP + HIGH
     grid = "".join(
         f'<path d="M{LEFT} {height(v):.1f}H{right}" stroke="currentColor" stroke-opacity=".15"/>'

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import shipped
-from .page import Choice, Figure, Select, Slider, Toggle, key, meter, rounded, script, tiles
+from .page import Choice, Figure, Select, Slider, Toggle, key, meter, path, rounded, script, tiles
 from .spectra import DECADES, FLOOR, TALL, WIDTH, _energy, _rank_for, _stage
 
 CAPTION = (
@@ -23,7 +23,7 @@ def update_spectra(results=None, r=8, slug="update-spectra"):
     improvement of the loss that is left when ΔW of every linear layer is cut to its best copy of rank r.
     """
     results = results or shipped.results("ch02_updates")
-    layers = {path: _matrices(layer) for path, layer in results["layers"].items()}
+    layers = {name: _matrices(layer) for name, layer in results["layers"].items()}
     first = next(iter(layers))
     shown, kept = layers[first]["delta"], [[cut.rank, cut.kept] for cut in cut_table(results)]
     return Figure(
@@ -32,7 +32,7 @@ def update_spectra(results=None, r=8, slug="update-spectra"):
         alt=_alt(layers, kept),
         caption=CAPTION,
         controls=[
-            Select("layer", "Layer", {path: path.removeprefix("transformer.") for path in layers}),
+            Select("layer", "Layer", {name: name.removeprefix("transformer.") for name in layers}),
             Choice("matrix", "Matrix", KINDS),
             Slider("r", "Rank r", range(1, len(shown["s"]) + 1), start=r),
             Toggle("log", "Logarithmic scale"),
@@ -81,9 +81,8 @@ def _matrices(layer):
 def _line(kept, count):
     """The survival line over the bars; updates.js draws the same."""
     points = [(r * WIDTH / count, FLOOR - min(1, max(0, share)) * TALL) for r, share in kept]
-    line = "".join(f"{'M' if i == 0 else 'L'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(points))
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points)
-    line = f'<path fill="none" stroke-width="2" d="{line}"/>'
+    line = f'<path fill="none" stroke-width="2" d="{path(points)}"/>'
     return f'<g data-el="survival" stroke="var(--c)" fill="var(--c)">{line}{dots}</g>'
 
 
