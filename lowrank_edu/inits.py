@@ -9,7 +9,7 @@ import math
 import torch
 
 SPECTRAL = ("pissa", "olora")
-INITS = ("kaiming", "gaussian", "orthogonal", *SPECTRAL)
+INITS = ("kaiming", "gaussian", "orthogonal", *SPECTRAL, "loftq")
 
 
 def initial_factors(init, W0, r, scale, generator):
@@ -22,6 +22,7 @@ def initial_factors(init, W0, r, scale, generator):
     orthogonal  random, rows orthogonal to B's      random, B A = 0          PEFT; needs an even r
     pissa       √(S_r/scale) V_rᵀ                   U_r √(S_r/scale)         Meng et al. 2024, eqs. 2-3
     olora       R_r of W0 = Q R                     Q_r                      Büyükakyüz 2024
+    loftq       as PiSSA, from what the codes of W0 miss: `loftq` in quantizing.py, Li et al. 2023
     """
     d_out, d_in = W0.shape
     if W0.is_meta:  # shapes alone, for counting

@@ -161,7 +161,7 @@ class AdaptedLayer(Holder):
             twin = base.with_weight(values.pop("weight"), dense=how != "requantise")
         else:
             twin = copy.copy(base)
-        for key, value in values.items():
+        for value in values.values():
             if id(value) not in memo:
                 memo[id(value)] = nn.Parameter(value.detach().clone(), requires_grad=False)
         twin._parameters = {**twin._parameters, **{key: memo[id(value)] for key, value in values.items()}}

@@ -6,6 +6,8 @@ Nothing of the size of W stays alive: the forward pass unpacks Ŵ, the backward 
 itself never has a gradient.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -47,7 +49,7 @@ class Quantized(nn.Module):
         super().__init__()
         self.transposed = stored_transposed(layer)
         self.weight_dtype, self.compute_dtype = layer.weight.dtype, compute_dtype
-        self.bias = layer.bias
+        self.bias, self.dense_class = layer.bias, type(layer) if self.transposed else nn.Linear
         if W is None:
             stored = layer.weight
         else:
@@ -85,6 +87,20 @@ class Quantized(nn.Module):
         return self.shape[0] if self.transposed else self.shape[1]
 
     nf, nx = out_features, in_features  # Conv1D's names for the two
+
+    def with_weight(self, weight, dense):
+        """A twin with this weight, given in the stored orientation: an ordinary layer, or quantised like this one.
+        The bias is shared."""
+        if dense:
+            sizes = (self.out_features, self.in_features) if self.transposed else (self.in_features, self.out_features)
+            with torch.device("meta"):  # no memory for numbers that are replaced at once
+                twin = self.dense_class(*sizes)
+            twin.weight, twin.bias = nn.Parameter(weight, requires_grad=False), self.bias
+        else:
+            twin = copy.copy(self)
+            twin._buffers = dict(self._buffers)
+            twin.store(quantize(weight, self.kind, self.block_size, self.double_quant))
+        return twin.train(self.training)
 
     def forward(self, x):
         dtype = self.compute_dtype or x.dtype

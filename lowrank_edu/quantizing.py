@@ -1,15 +1,22 @@
-"""Quantise a whole model: which layers, with which settings, and what it saves."""
+"""Quantise a whole model: before an adapter comes, together with it, and again when it is merged."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import replace as changed
 
 import torch
 
 from .adapting import holders
+from .inits import pissa
 from .layers import swap
-from .quant import KINDS, check
+from .quant import KINDS, check, dequantize
 from .quantized import Quantized
-from .switching import tied
-from .targets import is_linear, resolve
+from .targets import is_linear, leaves, resolve, tied
+from .updates import LowRank, Whole, store_like, weight_of, widened
+
+WAYS = ("dequantise", "full", "requantise")
+"""What merging into a quantised layer can make of it: see `merge`."""
 
 
 @dataclass(frozen=True)
@@ -111,3 +118,133 @@ def report(model, layers, before):
 def model_bytes(model):
     """Bytes of all parameters and buffers, shared ones once."""
     return sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
+
+
+@torch.no_grad()
+def build_quantised(model, method, seed, settings):
+    """({path: Quantized}, {path: Update}) for `adapt(quantize=)`: the method sees W, then W is quantised.
+
+    A residual start leaves its product in the factors and the base keeps q(W − scale · B A). The model is only
+    read. Layers that the method trains whole are not quantised.
+    """
+    settings = settings if isinstance(settings, Quantization) else Quantization(settings)
+    rounds = method.loftq_iterations if getattr(method, "init", None) == "loftq" else 0
+    updates = (changed(method, init="kaiming") if rounds else method).build(model, seed)
+    whole = {path for path, update in updates.items() if isinstance(update, Whole)}
+    chosen = {path: base for path, base in to_quantize(model, settings).items() if path not in whole}
+    if not chosen:
+        raise ValueError(f"{type(method).__name__} trains these layers whole, so none is left to quantise.")
+    left_out = [path for path, update in updates.items() if isinstance(update, LowRank) and path not in chosen]
+    if rounds and left_out:
+        raise ValueError(f"init='loftq' needs a quantised layer, but {left_out[0]} is not one. Leave it out.")
+    layers = {}
+    for path, base in chosen.items():
+        update = updates.get(path)
+        if rounds and isinstance(update, LowRank):
+            layers[path] = loftq(update, base, settings, rounds)
+        elif getattr(update, "residual", False):
+            layers[path] = settings.layer(base, widened(weight_of(base)) - update.fold())
+        else:
+            layers[path] = settings.layer(base)
+        if update is not None:
+            update.settle(layers[path])
+    return layers, updates
+
+
+def loftq(update, base, settings, rounds):
+    """Fill the factors with scale · B A = the best rank-r copy of W − Q; returns the layer that holds Q.
+
+    Q = q(W − scale · B A) and the factors are found in turn, `rounds` times, from B A = 0.   Li et al. 2023,
+    algorithm 1, with the scale counted in (there, and in PEFT, it is left out: right for α = r alone).
+    """
+    W, product = widened(weight_of(base)), 0.0
+    r = update.A.shape[0]
+    if r > min(W.shape):
+        raise ValueError(f"init='loftq' takes r={r} directions from a {W.shape[0]} × {W.shape[1]} weight. Lower r.")
+    for _ in range(rounds):
+        layer = settings.layer(base, W - product)
+        A, B = pissa(W - store_like(base, dequantize(layer.codes, W.dtype)), r, update.scale)
+        product = update.scale * (B @ A)
+    update.A.copy_(A)
+    update.B.copy_(B)
+    update.folded = True
+    return layer
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """How far merged weights are from Ŵ + ΔW, the model that was trained, in Frobenius norms.
+
+    layers  {path: (‖merged − (Ŵ + ΔW)‖, ‖ΔW‖)} of the quantised layers
+    error   the first over the second, over all layers: 1 means as far as the adapter itself had moved
+    """
+
+    how: str
+    layers: dict[str, tuple[float, float]]
+
+    @property
+    def error(self):
+        away, moved = (math.hypot(*column) for column in zip(*self.layers.values(), strict=True))
+        return away / moved if moved else math.inf if away else 0.0
+
+    def __str__(self):
+        return f"merged {len(self.layers)} quantised layers, {self.how}: off by {self.error:.3g} of the adapters' ΔW."
+
+    __repr__ = __str__
+
+
+def weights_to_merge_into(layers, active, how, weights):
+    """{path: W (d_out, d_in), or None for Ŵ} of quantised layers that get a new weight; checks the choice."""
+    found = {}
+    for path, names in active.items():
+        changing = [name for name in names if layers[path].updates[name].changes_weight]
+        if isinstance(getattr(layers[path], "base", None), Quantized) and changing:
+            found[path] = changing
+    if how not in (WAYS if found else (None,)):
+        raise ValueError(
+            f"how={how!r}: {next(iter(found))} is quantised, so say what merging should make of it. 'dequantise': "
+            "a dense layer Ŵ + ΔW, the model that was trained; 'full' with weights=...: the original W + ΔW, "
+            "dense; 'requantise': Ŵ + ΔW in codes again, small and less exact."
+            if found
+            else f"how={how!r} is for quantised layers, and none is merged here. Leave it out."
+        )
+    if (weights is not None) != (how == "full"):
+        raise ValueError(
+            f"how={how!r} with weights={'...' if weights is not None else None}: the original weights (the model "
+            "before quantising, or its state_dict) go with how='full', and only there."
+        )
+    if how != "full":
+        return dict.fromkeys(found)
+    folded = [p for p, names in found.items() if any(getattr(layers[p].updates[n], "folded", 0) for n in names)]
+    if folded:
+        raise ValueError(
+            f"{folded[0]}: this adapter was started together with its quantised base, which is not q(W), so its ΔW "
+            "does not belong on the original weights. Choose how='dequantise' or 'requantise'."
+        )
+    return {path: _original(path, layers[path].base, weights) for path in found}
+
+
+def _original(path, base, weights):
+    """W (d_out, d_in) of this layer from a model or a state_dict, on the layer's device."""
+    if isinstance(weights, Mapping):
+        W = weights.get(f"{path}.weight")
+    else:
+        W = getattr(leaves(weights).get(path), "weight", None)
+    if W is None or W.shape != base.shape or not W.is_floating_point():
+        raise ValueError(
+            f"weights= has {'no' if W is None else tuple(W.shape)} {path}.weight; merging needs {tuple(base.shape)}."
+        )
+    return store_like(base, W.detach()).to(base.packed.device)
+
+
+@torch.no_grad()
+def merge_report(layers, active, twins, originals, how):
+    """The MergeReport of these twins, which are not in place yet."""
+    rows = {}
+    for path in originals:
+        layer = layers[path]
+        acting = [layer.updates[name] for name in active[path]]
+        dW = sum(update.delta(layer.base) for update in acting if update.changes_weight)
+        away = weight_of(twins[path]) - (weight_of(layer.base) + dW)
+        rows[path] = float(away.norm()), float(dW.norm())
+    return MergeReport(how, rows)

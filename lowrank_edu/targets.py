@@ -38,6 +38,15 @@ def leaves(model):
     return found
 
 
+def tied(model):
+    """{id of a parameter: [(path, key)] of the layers that hold it} for parameters held more than once."""
+    homes = {}
+    for path, base in leaves(model).items():
+        for key, parameter in base.named_parameters(recurse=False):
+            homes.setdefault(id(parameter), []).append((path, key))
+    return {parameter: found for parameter, found in homes.items() if len(found) > 1}
+
+
 def output_head(model):
     """Path of the output head, or None: "all-linear" leaves it alone, as PEFT does."""
     get = getattr(model, "get_output_embeddings", None)

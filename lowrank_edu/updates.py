@@ -104,6 +104,8 @@ class LowRank(Update):
     """
 
     changes_weight = True
+    folded = False
+    """Whether the base is what is left of W0 without the start, so that this ΔW fits that base alone."""
 
     def __init__(self, A, B, scale, *, core=None, gain=None, dropout=0.0, residual=False, fixed=()):
         super().__init__()

@@ -14,6 +14,7 @@ from .common import (
     Method,
     beside,
     check_alpha,
+    check_count,
     check_dropout,
     check_rank,
     check_targets,
@@ -34,7 +35,8 @@ class LoRA(Method):
     r, alpha         rank and loudness; rank_pattern and alpha_pattern give single layers their own
                      {name or regex: value}
     target_modules   list of names or suffixes, a regular expression, or "all-linear": all but the head
-    init             "kaiming", "gaussian", "orthogonal" start at B A = 0; "pissa" and "olora" start from W0
+    init             "kaiming", "gaussian", "orthogonal" start at B A = 0; "pissa" and "olora" start from W0,
+                     "loftq" from what quantising loses (adapt(quantize=)) in loftq_iterations rounds
     use_rslora       scale α/√r instead of α/r: Kalajdzievski 2023
     use_dora         learn the norm of every row apart: Liu et al. 2024
     bias             "none", "lora_only" (of adapted layers), "all": train these biases too
@@ -54,6 +56,7 @@ class LoRA(Method):
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     blocks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     modules_to_save: Sequence[str] = ()
+    loftq_iterations: int = 1
 
     peft_type = "LORA"
 
@@ -73,6 +76,11 @@ class LoRA(Method):
             f"bias={self.bias!r} is not 'none', 'lora_only' or 'all'.",
         )
         require(self.init in INITS, f"init={self.init!r} is not one of {', '.join(INITS)}.")
+        check_count("loftq_iterations", self.loftq_iterations)
+        require(
+            not (self.blocks and self.init == "loftq"),
+            "init='loftq' works on whole layers, and blocks= adapts slices. Drop blocks=, or choose init='pissa'.",
+        )
         require(
             not (self.blocks and self.use_dora),
             "use_dora=True learns a magnitude for every row, also of the slices that blocks= leaves out. "
@@ -96,6 +104,11 @@ class LoRA(Method):
         return alpha / r**0.5 if self.use_rslora else alpha / r
 
     def build(self, model, seed=0):
+        require(
+            self.init != "loftq",
+            "init='loftq' starts from what quantising loses, and nothing is quantised here. "
+            "Call adapt(model, method, quantize='nf4').",
+        )
         targets = resolve(model, self.target_modules)
         for what in ("rank_pattern", "alpha_pattern", "blocks"):
             for key in getattr(self, what):
