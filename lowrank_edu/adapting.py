@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from . import schedules
+from . import reminding
 from .layers import AdaptedLayer, Holder, swap
 from .quantized import Quantized
 from .targets import leaves
@@ -113,7 +113,7 @@ def install(model, method, name, updates):
         holder.updates[name] = update.train(holder.training)
     model.__dict__.setdefault("lowrank_methods", {})[name] = method
     set_adapter(model, name)
-    schedules.watch(model)
+    reminding.watch(model)
     return report(model, name)
 
 

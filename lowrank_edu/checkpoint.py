@@ -16,13 +16,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from . import peft_format
+from . import peft_format, peft_vera
 from .adapting import check_free, holders, install, method_of
 from .methods import METHODS
-from .schedules import check_followed
+from .reminding import check_followed
 from .updates import Projected
 
-PEFT = {"LORA": peft_format}
+PEFT = {"LORA": peft_format, "VERA": peft_vera}
 """PEFT's types that can be read and written, and the module of each: its `to_peft` and `from_peft`."""
 OWN = {name: method for name, method in METHODS.items() if method.peft_type is None}
 

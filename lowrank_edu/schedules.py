@@ -12,21 +12,15 @@ returns a `Schedule`. `attach` hangs it on the optimizer, so that it moves exact
 A step that GradScaler skips, a micro-batch of gradient accumulation, and a step in which no parameter of the
 adapter has a gradient do not count. Schedules live with the model, so a copy of the model has its own.
 
-Training such an adapter without its schedule is an error: `remind` runs before every training forward pass.
+Training such an adapter without its schedule is an error: see `reminding.py`.
 """
 
-import functools
 import gc
 import weakref
-
-import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from .layers import Holder
 
 _ATTACHED = weakref.WeakValueDictionary()  # id(model) -> Attachment, which keeps its model alive
-_STEPS = WeakTensorKeyDictionary()  # parameter of a scheduled adapter -> optimizer steps seen
 
 
 class Schedule:
@@ -146,7 +140,7 @@ class Attachment:
 
     def _prepare(self, optimizer):
         self.moving = ()
-        if not _skips(optimizer):
+        if not skips(optimizer):
             _unscale(optimizer)
             self.moving = [s for s in self.schedules.values() if is_active(s) and _has_gradient(s)]
         for schedule in self.moving:
@@ -169,7 +163,7 @@ def _has_gradient(schedule):
     return any(p.grad is not None for p in schedule.parameters())
 
 
-def _skips(optimizer):
+def skips(optimizer):
     """Whether a fused optimizer will skip this step, because GradScaler found Inf or NaN."""
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(found_inf)
@@ -243,85 +237,3 @@ def _root(model):
     if root is None:
         raise ValueError("this model has no adapter. Call adapt or load_adapter first.")
     return root
-
-
-# Forgetting `attach` must not be silent. Two counts are compared: torch's own of changes in place, which fused
-# optimizers do not touch, and ours of optimizer steps, which a loop without an optimizer does not touch.
-
-
-def watch(model):
-    """From now on, `remind` runs before the model's forward passes; called whenever an adapter is installed."""
-    unwatch(model)
-    if any(method.scheduled for method in model.__dict__.get("lowrank_methods", {}).values()):
-        model.register_forward_pre_hook(remind)
-        model.register_load_state_dict_post_hook(_loaded)
-
-
-def unwatch(model):
-    """Take off what `watch` put on."""
-    for hooks in (model._forward_pre_hooks, model._load_state_dict_post_hooks):
-        for key in [key for key, hook in hooks.items() if hook in (remind, _loaded)]:
-            del hooks[key]
-    model.__dict__.pop("lowrank_seen", None)
-
-
-def drop(model, name):
-    """Forget adapter `name`, which has been removed."""
-    kept = {key: s for key, s in model.__dict__.pop("lowrank_schedules", {}).items() if key != name}
-    if kept:
-        model.__dict__["lowrank_schedules"] = kept
-    watch(model)
-
-
-@functools.cache
-def _listen():
-    """Count the steps of every optimizer from now on, for the parameters in `_STEPS`; once per process."""
-    register_optimizer_step_post_hook(_stepped)
-
-
-def _stepped(optimizer, args, kwargs):
-    if not _skips(optimizer):
-        for p in (p for group in optimizer.param_groups for p in group["params"]):
-            if p in _STEPS and p.grad is not None:
-                _STEPS[p] += 1
-
-
-def _counts(model, name):
-    """(changes and optimizer steps of the adapter's parameters, steps of its schedule)."""
-    schedule = model.__dict__.get("lowrank_schedules", {}).get(name)
-    parameters = [p for holder in places(model, name).values() for p in holder.updates[name].parameters()]
-    return sum(p._version + _STEPS.setdefault(p, 0) for p in parameters), 0 if schedule is None else schedule.step
-
-
-def check_followed(model, name):
-    """Raise RuntimeError if adapter `name` has been trained since the last training forward pass, but its schedule
-    has not moved."""
-    method, (owner, seen) = model.__dict__["lowrank_methods"][name], model.__dict__.get("lowrank_seen", (None, {}))
-    if not method.scheduled or owner != id(model) or name not in seen:  # a copy counts anew
-        return
-    (changes, steps), (changes_before, steps_before) = _counts(model, name), seen[name]
-    if changes != changes_before and steps == steps_before:
-        raise RuntimeError(
-            f"adapter {name!r} was trained without the schedule of {type(method).__name__}: its parameters changed, "
-            "but its schedule did not move. Call lo.attach(model, optimizer) before the loop, with the optimizer "
-            "that takes the steps (lo.train does it for you)."
-        )
-
-
-def remind(model, args):
-    """A forward pre-hook: in training, look whether the schedules have followed since the last time."""
-    if not model.training or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return
-    _listen()
-    scheduled = [name for name, method in model.__dict__.get("lowrank_methods", {}).items() if method.scheduled]
-    active = [name for name in scheduled if any(name in h.active for h in places(model, name).values())]
-    for name in active:
-        check_followed(model, name)
-    owner, seen = model.__dict__.get("lowrank_seen", (None, {}))
-    new = {name: _counts(model, name) for name in active}
-    model.__dict__["lowrank_seen"] = id(model), (seen | new if owner == id(model) else new)
-
-
-def _loaded(model, keys):
-    """Loading a state dict changes parameters, too, and is no training."""
-    model.__dict__.pop("lowrank_seen", None)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from . import schedules
+from . import reminding
 from .adapting import adapted_layers, check_free, holders, install, method_of
 from .layers import DROPPED
 from .quantizing import merge_report, weights_to_merge_into
@@ -29,10 +29,9 @@ def set_adapter(model, names):
     _refuse_merged(layers, "swap adapters")
     for path, layer in layers.items():
         here = [n for n in names if n in layer.updates]
-        if len(here) > 1 and any(isinstance(layer.updates[n], Whole) for n in here):
-            raise ValueError(
-                f"{here} meet at {path}, where one of them replaces the whole layer. Activate one at a time."
-            )
+        alone = [layer.updates[n].alone for n in here if layer.updates[n].alone]
+        if len(here) > 1 and alone:
+            raise ValueError(f"{here} meet at {path}, where one of them {alone[0]}. Activate one at a time.")
     for layer in layers.values():
         layer.active = tuple(names)
         for name, update in layer.updates.items():
@@ -182,7 +181,7 @@ def delete_adapter(model, name):
         if not layer.updates:
             layer.withdraw(model)
     del model.__dict__["lowrank_methods"][name]
-    schedules.drop(model, name)
+    reminding.drop(model, name)
 
 
 def unwrap(model):
@@ -195,7 +194,7 @@ def unwrap(model):
     for holder in holders(model).values():
         holder.withdraw(model)
     for name in list(model.__dict__.pop("lowrank_methods", {})):
-        schedules.drop(model, name)
+        reminding.drop(model, name)
     model.requires_grad_(True)
     ties = [
         [model.get_parameter(name) for name in pair]
