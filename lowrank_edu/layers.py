@@ -140,8 +140,9 @@ class AdaptedLayer(Holder):
             W = weight_of(self.base) if W is None else W
             new["weight"] = store_like(self.base, W + sum(deltas)).to(W.dtype).contiguous()
         if shifts:
-            old = self.base.bias
-            new["bias"] = (old + sum(shifts)).to(old.dtype)
+            old = self.base.bias  # None: BitFit may give the layer a bias that it did not have
+            dtype = weight_of(self.base).dtype if old is None else old.dtype
+            new["bias"] = (sum(shifts) if old is None else old + sum(shifts)).to(dtype)
         for key, value in new.items():
             if not torch.isfinite(value).all():
                 bad = "NaN" if torch.isnan(value).any() else "Inf"

@@ -6,7 +6,7 @@ from collections import Counter
 
 from torch import nn
 
-from .layers import AdaptedLayer
+from .layers import AdaptedLayer, Holder
 from .quantized import Quantized
 
 FUSED_HINTS = {
@@ -30,9 +30,9 @@ def leaves(model):
     for path, module in model.named_modules():
         if path.startswith(inside):
             continue
-        if isinstance(module, AdaptedLayer):
+        if isinstance(module, Holder):
             inside = path + "."  # modules come depth first, so what follows is inside
-            module = module.base
+            module = getattr(module, "base", module)
         if path and next(module.children(), None) is None:
             found[path] = module
     return found

@@ -47,6 +47,8 @@ class Update(nn.Module):
     changes_weight = False
     gathers = False
     """Whether `gathered` can work it out together with others, for a batch with an adapter per row."""
+    alone = None
+    """Why no other active update may sit at the same place, or None if they add up."""
 
     def __init__(self):
         super().__init__()
@@ -320,6 +322,8 @@ class Whole(Update):
     The frozen layer stays beside it, so that the base model can be had back bit for bit. `AdaptedLayer`
     calls the copy instead of the frozen layer, so there is nothing to add.
     """
+
+    alone = "replaces the whole layer"
 
     def __init__(self, copy):
         super().__init__()

@@ -1,11 +1,14 @@
 """What the rows of the table share: seeds, patterns, checks, and what a method is asked."""
 
+import copy
 import re
 import zlib
 
 import torch
+from torch import nn
 
-from ..targets import resolve
+from ..targets import leaves, resolve
+from ..updates import Update, Whole
 
 
 class Method:
@@ -110,3 +113,22 @@ def linear_targets(model, method):
             f"{type(method).__name__} is for linear layers; {path} is an embedding. Take it out of target_modules.",
         )
     return targets
+
+
+def add_whole(model, updates, names):
+    """Put a trainable copy beside every layer that `names` (modules_to_save) reaches, inside modules too."""
+    for name in names:
+        named = {p: m for p, m in leaves(model).items() if f".{name}." in f".{p}." and list(m.parameters())}
+        require(named, f"modules_to_save names {name!r}; no module with parameters is called that here.")
+        for path, base in named.items():
+            taken = path in updates and not isinstance(updates[path], Whole)
+            require(not taken, f"{path} is in target_modules and in modules_to_save; choose one.")
+            updates.setdefault(path, Whole(copy.deepcopy(base)))
+
+
+def add_biases(model, updates, chosen=None):
+    """Let updates change the biases of the layers at the paths `chosen`, or of all layers that have one."""
+    for path, base in leaves(model).items():
+        if isinstance(getattr(base, "bias", None), nn.Parameter) and (chosen is None or path in chosen):
+            if not isinstance(updates.setdefault(path, Update()), Whole):
+                updates[path].train_bias(base.bias)

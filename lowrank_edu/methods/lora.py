@@ -1,6 +1,5 @@
 """LoRA and its relatives: two factors beside the frozen weight, in every shape, start and scale."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,10 +7,13 @@ import torch
 from torch import nn
 
 from ..inits import INITS, SPECTRAL, embedding_factors, initial_factors
-from ..targets import leaves, resolve
-from ..updates import BlockLowRank, DoRA, LowRank, Update, Whole, weight_of
+from ..rates import Rates
+from ..targets import resolve
+from ..updates import BlockLowRank, DoRA, LowRank, weight_of
 from .common import (
     Method,
+    add_biases,
+    add_whole,
     beside,
     check_alpha,
     check_count,
@@ -42,6 +44,7 @@ class LoRA(Method):
     bias             "none", "lora_only" (of adapted layers), "all": train these biases too
     blocks           {"c_attn": ("q", "v")}: adapt slices of a fused layer, each with an A of its own
     modules_to_save  names of modules trained whole, such as a new head
+    lr_ratio         LoRA+: B's learning rate over A's, e.g. 16; needs parameter_groups and attach, or lo.train
     """
 
     r: int = 8
@@ -57,6 +60,7 @@ class LoRA(Method):
     blocks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     modules_to_save: Sequence[str] = ()
     loftq_iterations: int = 1
+    lr_ratio: float | None = None
 
     peft_type = "LORA"
 
@@ -77,6 +81,9 @@ class LoRA(Method):
         )
         require(self.init in INITS, f"init={self.init!r} is not one of {', '.join(INITS)}.")
         check_count("loftq_iterations", self.loftq_iterations)
+        ratio = self.lr_ratio
+        good = ratio is None or (isinstance(ratio, (int, float)) and 0 < ratio < float("inf"))
+        require(good, f"lr_ratio={ratio!r}: B's rate over A's, a number > 0 such as 16, or None for one rate.")
         require(
             not (self.blocks and self.init == "loftq"),
             "init='loftq' works on whole layers, and blocks= adapts slices. Drop blocks=, or choose init='pissa'.",
@@ -94,6 +101,13 @@ class LoRA(Method):
         if what == "combine" and self.use_dora:
             return "DoRA divides by a norm, so two of them do not add up. Merge one, or route rows instead."
         return None
+
+    def schedule(self, model, name, total_steps=None):
+        return None if self.lr_ratio is None else Rates(model, name, total_steps, self.lr_ratio)
+
+    @property
+    def scheduled(self):
+        return self.lr_ratio is not None
 
     def rank(self, path):
         return pattern_value(self.rank_pattern, path, self.r)
@@ -115,27 +129,10 @@ class LoRA(Method):
                 used = any(pattern_value({key: True}, path, False) for path in targets)
                 require(used, f"{what} names {key!r}, but no adapted layer ends in that: {some(targets)}.")
         updates = {path: self._update(path, base, seeded(seed, path)) for path, base in targets.items()}
-        for path, base in self._whole(model).items():
-            require(path not in updates, f"{path} is in target_modules and in modules_to_save; choose one.")
-            updates[path] = Whole(copy.deepcopy(base))
-        for path, base in leaves(model).items():
-            bias, chosen = getattr(base, "bias", None), path in updates if self.bias == "lora_only" else True
-            if self.bias == "none" or not chosen or not isinstance(bias, nn.Parameter):
-                continue
-            if not isinstance(updates.setdefault(path, Update()), Whole):
-                updates[path].train_bias(bias)
+        add_whole(model, updates, self.modules_to_save)
+        if self.bias != "none":
+            add_biases(model, updates, set(updates) if self.bias == "lora_only" else None)
         return updates
-
-    def _whole(self, model):
-        """{path: layer} of what `modules_to_save` names, all layers with parameters inside included."""
-        found = {}
-        for name in self.modules_to_save:
-            named = {
-                p: m for p, m in leaves(model).items() if f".{name}." in f".{p}." and list(m.parameters())
-            }
-            require(named, f"modules_to_save names {name!r}; no module with parameters is called that here.")
-            found |= named
-        return found
 
     def _update(self, path, base, generator):
         r, scale, W0 = self.rank(path), self.scale(path), weight_of(base)
