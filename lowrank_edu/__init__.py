@@ -11,7 +11,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "models": ["load_model"],
-    "methods": ["LoRA", "FullFineTuning", "IntrinsicDimension"],
+    "methods": [
+        "LoRA", "LoRAFA", "VeRA", "FullFineTuning", "IntrinsicDimension",
+    ],
+    "rates": ["parameter_groups"],
     "adapting": ["adapt", "adapted_layers", "Report"],
     "switching": [
         "merge", "unmerge", "set_adapter", "disabled", "routed", "combine", "unwrap", "delete_adapter", "adapter_names",
@@ -23,7 +26,7 @@ _HOMES = {
     "training": ["train", "evaluate", "sample", "tokenize", "History"],
     "checking": ["check", "exercises"],
 }  # fmt: skip
-_MODULES = ["factor", "corpus", "figures", "quant", "updates", "inits", "layers", "exercises", *_HOMES]
+_MODULES = ["factor", "corpus", "figures", "quant", "updates", "inits", "layers", "memory", "exercises", *_HOMES]
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted({*_HOME_OF, *_MODULES})
