@@ -38,17 +38,10 @@ def to_peft(model, method, layers, name):
         if update.bias is not None:
             tensors[_bias_key(path, update)] = layer.original("bias") + update.bias
     r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
-    bases = [layers[path].base for path in ranks]
-    config = {
+    config = common_settings(model, method, {path: layers[path].base for path in ranks}) | {
         "alpha_pattern": _pattern(alphas, alpha),
-        "auto_mapping": None,
-        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
         "bias": method.bias,
-        "fan_in_fan_out": any(stored_transposed(b) and not isinstance(b, nn.Embedding) for b in bases),
-        "inference_mode": True,
         "init_lora_weights": True,
-        "layers_pattern": None,
-        "layers_to_transform": None,
         "lora_alpha": alpha,
         "lora_dropout": method.dropout,
         "modules_to_save": [p for p, layer in layers.items() if isinstance(layer.updates[name], Whole)]
@@ -56,10 +49,6 @@ def to_peft(model, method, layers, name):
         "peft_type": "LORA",
         "r": r,
         "rank_pattern": _pattern(ranks, r),
-        "revision": None,
-        # PEFT reads a regular expression against every module, also those that hold other modules
-        "target_modules": sorted(ranks) if isinstance(method.target_modules, str) else method.target_modules,
-        "task_type": "CAUSAL_LM" if type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) else None,
     }
     config |= {key: True for key in ("use_rslora", "use_dora") if getattr(method, key)}
     return tensors, dict(sorted(config.items()))
@@ -71,16 +60,8 @@ def from_peft(model, config, tensors, path):
     `slots` {key: parameter} says where the tensors go; `finish()` is called when they are there.
     """
     _refuse_unsupported(config, path)
-    init, targets = config.get("init_lora_weights", True), config["target_modules"]
-    low_rank = {key.removeprefix(PREFIX).split(".lora_")[0] for key in tensors if ".lora_" in key}
-    unknown = sorted(low_rank - set(leaves(model)))
-    if unknown:
-        raise ValueError(
-            f"{path} adapts modules that this model does not have: {some(unknown)}. "
-            "Is it an adapter for another model?"
-        )
-    if config.get("layers_to_transform") is None and not config.get("exclude_modules"):
-        low_rank |= set(resolve(model, targets))  # what the config names and the file lacks must be reported
+    init = config.get("init_lora_weights", True)
+    low_rank = adapted_paths(model, config, tensors, ".lora_", path)
     patterns = {
         which: {k: v for k, v in (config.get(which) or {}).items() if _matches_any({k: True}, low_rank)}
         for which in ("rank_pattern", "alpha_pattern")
@@ -108,6 +89,37 @@ def from_peft(model, config, tensors, path):
                 update.bias -= bases[p].bias.to(update.bias.dtype)
 
     return method, updates, slots, finish
+
+
+def common_settings(model, method, bases):
+    """What the configuration of every PEFT type says, for adapted layers `bases` {path: frozen layer}."""
+    linear = [base for base in bases.values() if not isinstance(base, nn.Embedding)]
+    return {
+        "auto_mapping": None,
+        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        "fan_in_fan_out": any(stored_transposed(base) for base in linear),
+        "inference_mode": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "revision": None,
+        # PEFT reads a regular expression against every module, also those that hold other modules
+        "target_modules": sorted(bases) if isinstance(method.target_modules, str) else method.target_modules,
+        "task_type": "CAUSAL_LM" if type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) else None,
+    }
+
+
+def adapted_paths(model, config, tensors, marker, path):
+    """Paths of the layers that a folder adapts: those with tensors, and those that its config names."""
+    paths = {key.removeprefix(PREFIX).split(marker)[0] for key in tensors if marker in key}
+    unknown = sorted(paths - set(leaves(model)))
+    if unknown:
+        raise ValueError(
+            f"{path} adapts modules that this model does not have: {some(unknown)}. "
+            "Is it an adapter for another model?"
+        )
+    if config.get("layers_to_transform") is None and not config.get("exclude_modules"):
+        paths |= set(resolve(model, config["target_modules"]))  # a layer that the file lacks must be reported
+    return paths
 
 
 def without_copies(model, tensors, slots):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm  # the text bar: a widget bar is dead on a page, and its text differs from run to run
 
+from .rates import parameter_groups
 from .schedules import attach
 from .switching import adapter_names
 
@@ -135,7 +136,7 @@ def train(
         raise ValueError(f"lr={lr!r}: a learning rate is > 0; adapters usually want 1e-4 to 1e-2.")
     parameters = trainable_parameters(model)
     steps = steps or epochs * -(-len(data) // batch_size)
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(parameter_groups(model, lr, weight_decay))
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 - t / steps if schedule == "linear" else 1.0)
     device, was_training, history = parameters[0].device, model.training, History()
     order = torch.Generator().manual_seed(seed)

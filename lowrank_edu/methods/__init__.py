@@ -1,10 +1,26 @@
 """The table: a method is a row, one answer to each of the five questions."""
 
+from .aflora import AFLoRA
 from .common import Method, pattern_value, require, some
+from .lamda import LaMDA
 from .lora import FUSED, LoRA
-from .whole import FullFineTuning, IntrinsicDimension
+from .lorafa import LoRAFA
+from .loraxs import LoRAXS
+from .vera import VeRA
+from .whole import LISA, FullFineTuning, IntrinsicDimension
 
-METHODS = {row.__name__: row for row in (LoRA, FullFineTuning, IntrinsicDimension)}
+_ROWS = [
+    LoRA,
+    LoRAFA,
+    VeRA,
+    LaMDA,
+    LoRAXS,
+    AFLoRA,
+    FullFineTuning,
+    LISA,
+    IntrinsicDimension,
+]
+METHODS = {row.__name__: row for row in _ROWS}
 """Every method by its name, as adapters on disk name it."""
 
 __all__ = ["FUSED", "METHODS", "Method", "pattern_value", "require", "some", *METHODS]
