@@ -12,8 +12,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "models": ["load_model"],
     "methods": [
-        "LoRA", "LoRAFA", "VeRA", "FullFineTuning", "IntrinsicDimension",
+        "LoRA", "LoRAFA", "VeRA", "LaMDA", "LoRAXS", "AFLoRA", "FullFineTuning", "LISA", "IntrinsicDimension",
     ],
+    "allocation": ["allocate"],
     "rates": ["parameter_groups"],
     "adapting": ["adapt", "adapted_layers", "Report"],
     "switching": [

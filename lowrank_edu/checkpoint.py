@@ -20,7 +20,6 @@ from . import peft_format, peft_vera
 from .adapting import check_free, holders, install, method_of
 from .methods import METHODS
 from .reminding import check_followed
-from .updates import Projected
 
 PEFT = {"LORA": peft_format, "VERA": peft_vera}
 """PEFT's types that can be read and written, and the module of each: its `to_peft` and `from_peft`."""
@@ -96,8 +95,8 @@ def _slots(updates):
 
 
 def _seed(updates):
-    """The seed of a random projection, which is made again from it and not saved."""
-    return next((u.seed for u in updates.values() if isinstance(u, Projected)), 0)
+    """The seed of updates that keep one: what is drawn from it is drawn again, not saved."""
+    return next((u.seed for u in updates.values() if hasattr(u, "seed")), 0)
 
 
 def _own_method(config, path):

@@ -33,19 +33,48 @@ def initial_factors(init, W0, r, scale, generator):
         return torch.randn(r, d_in, generator=generator) / r, torch.zeros(d_out, r)
     if init == "orthogonal":
         return orthogonal(d_out, d_in, r, generator)
-    if r > min(d_out, d_in):
-        raise ValueError(
-            f"init={init!r} takes r={r} directions from a {d_out} × {d_in} weight, which has only "
-            f"{min(d_out, d_in)}. Lower r, or choose init='kaiming'."
-        )
-    W = W0.detach().float().cpu()
-    if not torch.isfinite(W).all():
-        raise ValueError(f"init={init!r} factors the weight, which holds NaN or Inf. Choose init='kaiming'.")
+    W = factorable(W0, r, f"init={init!r}", "choose init='kaiming'")
     if init == "pissa":
         return pissa(W, r, scale)
     if init == "olora":
         return olora(W, r)
     raise ValueError(f"init={init!r} is not one of {', '.join(INITS)}.")
+
+
+def factorable(W0, r, what, instead):
+    """W0 as a finite float32 matrix on the CPU with at least r directions, or a ValueError."""
+    d_out, d_in = W0.shape
+    if r > min(d_out, d_in):
+        raise ValueError(
+            f"{what} takes r={r} directions from a {d_out} × {d_in} weight, which has only "
+            f"{min(d_out, d_in)}. Lower r, or {instead}."
+        )
+    W = W0.detach().float().cpu()
+    if not torch.isfinite(W).all():
+        raise ValueError(f"{what} factors the weight, which holds NaN or Inf. {instead.capitalize()}.")
+    return W
+
+
+DIRECTIONS = ("top", "bottom", "random")
+
+
+def directions(W0, r, which, generator):
+    """U (d_out, r), S (r) falling, Vt (r, d_in): r directions on both sides of W0, float32, on the CPU.
+
+    top      singular vectors of the r largest singular values, and those values
+    bottom   the same for the r smallest
+    random   random orthonormal vectors, with the r largest singular values: only the directions differ from "top"
+    """
+    d_out, d_in = W0.shape
+    if W0.is_meta:
+        return W0.new_empty(d_out, r), W0.new_empty(r), W0.new_empty(r, d_in)
+    W = factorable(W0, r, f"directions={which!r}", "leave this layer out")
+    U, S, Vt = torch.linalg.svd(W, full_matrices=False)
+    if which == "random":
+        U, V = (torch.linalg.qr(torch.randn(n, r, generator=generator)).Q for n in (d_out, d_in))
+        return U, S[:r], V.T
+    part = slice(len(S) - r, None) if which == "bottom" else slice(r)
+    return U[:, part], S[part], Vt[part]
 
 
 def pissa(W, r, scale):
