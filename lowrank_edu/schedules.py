@@ -56,6 +56,9 @@ class Schedule:
                 "after adapt or load_adapter, from the parameters that have requires_grad."
             )
 
+    def begin(self, optimizer):
+        """Called by `attach`, also when the schedule has begun already: set what holds from this step on."""
+
     def before_step(self, optimizer):
         """Gradients are complete and unscaled, weights are those that gave them. May run again if the step fails."""
 
@@ -212,6 +215,8 @@ def attach(model, optimizer, total_steps=None, *, penalty_in_loss=False):
     model.__dict__["lowrank_schedules"] = begun | schedules
     model.__dict__.pop("lowrank_seen", None)
     _ATTACHED[id(model)] = attachment = Attachment(model, optimizer, schedules, penalty_in_loss)
+    for schedule in schedules.values():
+        schedule.begin(optimizer)
     return attachment
 
 
