@@ -12,7 +12,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "models": ["load_model"],
     "methods": [
-        "LoRA", "LoRAFA", "VeRA", "LaMDA", "LoRAXS", "AFLoRA", "FullFineTuning", "LISA", "IntrinsicDimension",
+        "LoRA", "AdaLoRA", "LoRAFA", "VeRA", "LaMDA", "LoRAXS", "AFLoRA", "FullFineTuning", "LISA",
+        "IntrinsicDimension",
+        "BitFit", "BottleneckAdapter", "PrefixTuning", "PromptTuning",
     ],
     "allocation": ["allocate"],
     "rates": ["parameter_groups"],

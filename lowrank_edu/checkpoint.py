@@ -16,12 +16,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from . import peft_format, peft_vera
+from . import peft_adalora, peft_format, peft_prompts, peft_vera
 from .adapting import check_free, holders, install, method_of
 from .methods import METHODS
 from .reminding import check_followed
 
-PEFT = {"LORA": peft_format, "VERA": peft_vera}
+PEFT = {
+    "LORA": peft_format,
+    "ADALORA": peft_adalora,
+    "VERA": peft_vera,
+    "PREFIX_TUNING": peft_prompts,
+    "PROMPT_TUNING": peft_prompts,
+}
 """PEFT's types that can be read and written, and the module of each: its `to_peft` and `from_peft`."""
 OWN = {name: method for name, method in METHODS.items() if method.peft_type is None}
 
@@ -32,11 +38,13 @@ def save_adapter(model, path, name="default"):
     LoRA and its relatives become a folder that PEFT loads with the same outputs; only keys that older
     readers of its format know are written. A residual start (PiSSA, OLoRA) is written as the plain LoRA of
     rank 2r that it equals, `blocks=` as the plain LoRA of rank n·r that it equals; both come back as that
-    plain LoRA. Raises RuntimeError for an adapter that was trained without its schedule (`lo.attach`).
+    plain LoRA. Raises RuntimeError for an adapter that was trained without its schedule (`lo.attach`), and
+    ValueError for one whose quantised base was made together with it.
     """
     method = method_of(model, name)
     check_followed(model, name)
     layers = {p: holder for p, holder in holders(model).items() if name in holder.updates}
+    _refuse_folded(layers, name)
     if method.peft_type is not None:
         kind, (tensors, config) = "adapter", PEFT[method.peft_type].to_peft(model, method, layers, name)
     else:
@@ -45,6 +53,16 @@ def save_adapter(model, path, name="default"):
         config = {"method": type(method).__name__, "seed": _seed(updates), **dataclasses.asdict(method)}
     tensors = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
     return _write(Path(path), kind, tensors, config)
+
+
+def _refuse_folded(layers, name):
+    """An adapter that took a part of W0 out of its quantised base fits that base and no other."""
+    if any(getattr(layer.updates[name], "folded", False) for layer in layers.values()):
+        raise ValueError(
+            f"{name!r} was started together with its quantised base, which is not q(W), and a folder holds no base. "
+            "Save model.state_dict(), which holds both, and load it after the same call of adapt; or call "
+            "merge(model, how='dequantise'), then unwrap(model), and save the dense model."
+        )
 
 
 def load_adapter(model, path, name="default", *, trainable=True):

@@ -15,6 +15,7 @@ adapter has a gradient do not count. Schedules live with the model, so a copy of
 Training such an adapter without its schedule is an error: see `reminding.py`.
 """
 
+import copy
 import gc
 import weakref
 
@@ -74,10 +75,11 @@ class Schedule:
 
     def state(self):
         """All that is needed to go on: tensors and plain values. `load_state` of a new schedule restores it exactly."""
-        return {"step": self.step, "history": [dict(entry) for entry in self.history]}
+        return {"step": self.step, "total_steps": self.total_steps, "history": copy.deepcopy(self.history)}
 
     def load_state(self, state):
-        self.step, self.history = state["step"], [dict(entry) for entry in state["history"]]
+        self.step, self.total_steps = state["step"], state["total_steps"]
+        self.history = copy.deepcopy(state["history"])
 
 
 def places(model, name):

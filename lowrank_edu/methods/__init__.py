@@ -1,16 +1,19 @@
 """The table: a method is a row, one answer to each of the five questions."""
 
+from .adalora import AdaLoRA
 from .aflora import AFLoRA
 from .common import Method, pattern_value, require, some
 from .lamda import LaMDA
 from .lora import FUSED, LoRA
 from .lorafa import LoRAFA
 from .loraxs import LoRAXS
+from .rivals import BitFit, BottleneckAdapter, PrefixTuning, PromptTuning
 from .vera import VeRA
 from .whole import LISA, FullFineTuning, IntrinsicDimension
 
 _ROWS = [
     LoRA,
+    AdaLoRA,
     LoRAFA,
     VeRA,
     LaMDA,
@@ -19,6 +22,10 @@ _ROWS = [
     FullFineTuning,
     LISA,
     IntrinsicDimension,
+    BitFit,
+    BottleneckAdapter,
+    PrefixTuning,
+    PromptTuning,
 ]
 METHODS = {row.__name__: row for row in _ROWS}
 """Every method by its name, as adapters on disk name it."""
