@@ -12,7 +12,7 @@ from .adapting import adapted_layers, check_free, holders, install, method_of
 from .layers import DROPPED
 from .quantizing import merge_report, weights_to_merge_into
 from .targets import leaves, tied
-from .updates import DoRA, LowRank, Whole
+from .updates import DoRA, LowRank
 
 
 def adapter_names(model):
@@ -159,7 +159,8 @@ def combine(model, weights, name):
         factors = [(w * u.scale, *u.as_lora()) for w, u in parts]
         A = torch.cat([A for _, A, _ in factors])
         B = torch.cat([s * B for s, _, B in factors], dim=1)
-        updates[path] = LowRank(A, B, scale=1.0)
+        if len(A):  # AdaLoRA may have left a layer no rank at all
+            updates[path] = LowRank(A, B, scale=1.0)
     if not updates:
         raise ValueError(f"weights={weights!r}: name at least one adapter, as in {{'a': 0.5, 'b': 0.5}}.")
     ranks = {path: update.A.shape[0] for path, update in updates.items()}
