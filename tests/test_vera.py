@@ -180,14 +180,14 @@ def test_bad_settings_are_refused(settings, words):
 
 def test_embeddings_are_refused_and_the_model_is_as_it_was():
     model = tiny()
-    with pytest.raises(ValueError, match="VeRA is for linear layers; transformer.wte is an embedding"):
+    with pytest.raises(ValueError, match=r"VeRA is for linear layers; transformer\.wte is an embedding"):
         lo.adapt(model, lo.VeRA(r=4, target_modules=["wte", "c_attn"]))
     assert same_state(model, state(tiny())) and not lo.adapter_names(model)
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"bias": "vera_only"}, "uses bias"), ({"modules_to_save": ["ln_f"]}, "uses modules_to_save"), ({"r": None}, "has no r"),
-    ({"r": 4}, "shape: .*vera_lambda_d is"), ({"target_modules": ["nothing"]}, "no module matched"),
+    ({"bias": "vera_only"}, "uses bias"), ({"modules_to_save": ["ln_f"]}, "uses modules_to_save"),
+    ({"r": None}, "has no r"), ({"r": 4}, "shape: .*vera_lambda_d is"), ({"target_modules": ["nothing"]}, "no module matched"),
 ])  # fmt: skip
 def test_folders_that_do_not_fit(change, words, tmp_path):
     lo.save_adapter(adapted(), tmp_path)
