@@ -13,36 +13,36 @@ import torch.nn.functional as F
 from torch import nn
 
 from .quant import NESTED_BLOCK, QTensor, dequantize, quantize
-from .updates import stored_transposed
+from .updates import store_like, stored_transposed, weight_of
 
 
 class _Product(torch.autograd.Function):
     """x (…, d_in) -> Ŵ x + b (…, d_out). For the backward pass only the packed codes are remembered."""
 
     @staticmethod
-    def forward(ctx, x, bias, q, transposed):
-        ctx.q, ctx.transposed = q, transposed
-        W = dequantize(q, x.dtype)
-        return F.linear(x, W.T if transposed else W, bias)
+    def forward(ctx, x, bias, q):
+        ctx.q = q
+        return F.linear(x, dequantize(q, x.dtype), bias)
 
     @staticmethod
     def backward(ctx, dy):
         dx = db = None
         if ctx.needs_input_grad[0]:
-            W = dequantize(ctx.q, dy.dtype)
-            dx = dy @ (W.T if ctx.transposed else W)  # (…, d_out) -> (…, d_in)
+            dx = dy @ dequantize(ctx.q, dy.dtype)  # (…, d_out) -> (…, d_in)
         if ctx.needs_input_grad[1]:
             db = dy.reshape(-1, dy.shape[-1]).sum(0)
-        return dx, db, None, None
+        return dx, db, None
 
 
 class Quantized(nn.Module):
-    """In place of a Linear or a Conv1D, whose stored orientation, bias and sizes it keeps.
+    """In place of a Linear or a Conv1D, whose bias and sizes it keeps.
 
-    The codes are buffers `packed` (uint8) and `absmax` (float32), with double quantisation `absmax` (uint8),
-    `absmax2` (float32) and `offset` (float32). They are saved, copied and moved with the model, and keep their
-    dtypes when the model is cast. Products are made in `compute_dtype`, or in x's dtype when it is None, and
-    come back in x's dtype. `W` (d_out, d_in) is stored instead of the layer's own weight when it is given.
+    The codes are those of W0 as (d_out, d_in), row by row, also for Conv1D: transformers quantises GPT-2 so.
+    `weight` shows Ŵ in the orientation that the layer had. The codes are buffers: `packed` (uint8) and
+    `absmax` (float32), with double quantisation `absmax` (uint8), `absmax2` and `offset` (float32). They are
+    saved, copied and moved with the model, and keep their dtypes when it is cast. Products are made in
+    `compute_dtype`, or in x's dtype when it is None, and come back in x's dtype. `W` (d_out, d_in) is stored
+    instead of the layer's own weight when it is given.
     """
 
     def __init__(self, layer, kind="nf4", block_size=64, double_quant=True, compute_dtype=None, W=None):
@@ -50,15 +50,11 @@ class Quantized(nn.Module):
         self.transposed = stored_transposed(layer)
         self.weight_dtype, self.compute_dtype = layer.weight.dtype, compute_dtype
         self.bias, self.dense_class = layer.bias, type(layer) if self.transposed else nn.Linear
-        if W is None:
-            stored = layer.weight
-        else:
-            stored = W.T if self.transposed else W
-        self.store(quantize(stored, kind, block_size, double_quant))
+        self.store(quantize(weight_of(layer) if W is None else W, kind, block_size, double_quant))
         self.train(layer.training)
 
     def store(self, q):
-        """Keep this QTensor, which has the layer's stored shape."""
+        """Keep this QTensor (d_out, d_in)."""
         self.kind, self.block_size, self.double_quant, self.shape = q.kind, q.block_size, q.double_quant, q.shape
         self.register_buffer("packed", q.packed)
         self.register_buffer("absmax", q.scales.packed if q.double_quant else q.scales)
@@ -75,21 +71,21 @@ class Quantized(nn.Module):
 
     @property
     def weight(self):
-        """Ŵ in the stored orientation, unpacked afresh at every reading: changing it changes nothing."""
-        return dequantize(self.codes)
+        """Ŵ in the layer's orientation, unpacked afresh at every reading: changing it changes nothing."""
+        return store_like(self, dequantize(self.codes))
 
     @property
     def out_features(self):
-        return self.shape[1] if self.transposed else self.shape[0]
+        return self.shape[0]
 
     @property
     def in_features(self):
-        return self.shape[0] if self.transposed else self.shape[1]
+        return self.shape[1]
 
     nf, nx = out_features, in_features  # Conv1D's names for the two
 
     def with_weight(self, weight, dense):
-        """A twin with this weight, given in the stored orientation: an ordinary layer, or quantised like this one.
+        """A twin with this weight, in the orientation of `weight`: an ordinary layer, or quantised like this one.
         The bias is shared."""
         if dense:
             sizes = (self.out_features, self.in_features) if self.transposed else (self.in_features, self.out_features)
@@ -99,13 +95,13 @@ class Quantized(nn.Module):
         else:
             twin = copy.copy(self)
             twin._buffers = dict(self._buffers)
-            twin.store(quantize(weight, self.kind, self.block_size, self.double_quant))
+            twin.store(quantize(store_like(self, weight), self.kind, self.block_size, self.double_quant))
         return twin.train(self.training)
 
     def forward(self, x):
         dtype = self.compute_dtype or x.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
-        return _Product.apply(x.to(dtype), bias, self.codes, self.transposed).to(x.dtype)
+        return _Product.apply(x.to(dtype), bias, self.codes).to(x.dtype)
 
     def _apply(self, fn, recurse=True):
         """Moving moves the codes; casting the model casts the bias and what `weight` shows, never the codes."""

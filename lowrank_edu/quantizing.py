@@ -163,7 +163,7 @@ def loftq(update, base, settings, rounds):
         raise ValueError(f"init='loftq' takes r={r} directions from a {W.shape[0]} × {W.shape[1]} weight. Lower r.")
     for _ in range(rounds):
         layer = settings.layer(base, W - product)
-        A, B = pissa(W - store_like(base, dequantize(layer.codes, W.dtype)), r, update.scale)
+        A, B = pissa(W - dequantize(layer.codes, W.dtype), r, update.scale)
         product = update.scale * (B @ A)
     update.A.copy_(A)
     update.B.copy_(B)
@@ -230,10 +230,9 @@ def _original(path, base, weights):
         W = weights.get(f"{path}.weight")
     else:
         W = getattr(leaves(weights).get(path), "weight", None)
-    if W is None or W.shape != base.shape or not W.is_floating_point():
-        raise ValueError(
-            f"weights= has {'no' if W is None else tuple(W.shape)} {path}.weight; merging needs {tuple(base.shape)}."
-        )
+    if W is None or not W.is_floating_point() or store_like(base, W).shape != base.shape:
+        there = "no" if W is None else f"a {str(W.dtype).removeprefix('torch.')} {tuple(W.shape)}"
+        raise ValueError(f"weights= has {there} {path}.weight; merging needs floats {tuple(base.weight.shape)}.")
     return store_like(base, W.detach()).to(base.packed.device)
 
 
