@@ -10,7 +10,7 @@ from torch import nn
 from . import reminding
 from .adapting import adapted_layers, check_free, holders, install, method_of
 from .layers import DROPPED
-from .quantizing import merge_report, weights_to_merge_into
+from .merging import merge_report, weights_to_merge_into
 from .targets import leaves, tied
 from .updates import DoRA, LowRank
 
