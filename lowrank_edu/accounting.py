@@ -96,7 +96,7 @@ def unique_bytes(tensors):
 
 def tensors_of(model):
     """{kind, "trained" or "frozen": [tensors]} of all weights and buffers, and what merging keeps; each once."""
-    kinds, seen = {}, set()
+    kinds, seen, own = {}, set(), {id(t) for t in _both(model)}
 
     def note(kind, tensors):
         for tensor in tensors:
@@ -107,7 +107,8 @@ def tensors_of(model):
     for holder in holders(model).values():
         for update in holder.updates.values():
             note("copies of layers" if isinstance(update, Whole) else "adapters", _both(update))
-        note("kept by merging", found_in(holder.kept))
+        for layer in holder.kept or ():
+            note("kept by merging", [t for t in _both(layer) if id(t) not in own])
     for module in model.modules():
         if isinstance(module, Quantized):
             note("quantised base", module.buffers())
@@ -167,7 +168,8 @@ class Saved:
         self.stack, self.entries, self.fresh, self.largest = [], [], False, {}
 
     def pack(self, tensor):
-        entry = _Entry(tensor, self.stack[-1] if self.stack else ("outside the model", ""))
+        # detached, because a saved output would keep alive the very graph that keeps it
+        entry = _Entry(tensor.detach(), self.stack[-1] if self.stack else ("outside the model", ""))
         if torch._C._current_graph_task_id() == -1:  # not inside a backward pass
             self.entries.append(weakref.ref(entry))  # the graph alone keeps it alive
             self.fresh = True

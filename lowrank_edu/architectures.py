@@ -85,7 +85,7 @@ def skeleton(model, dtype=None):
         return made if dtype is None else made.to(dtype)
     import transformers
 
-    config = configuration(model) if isinstance(model, str) else model
+    config = configuration(model) if isinstance(model, str) else copy.deepcopy(model)  # making a model writes into it
     if not isinstance(config, transformers.PretrainedConfig):
         raise ValueError(f"a model is a name, a transformers configuration or a module, not a {type(model).__name__}.")
     with torch.device("meta"):
