@@ -1,7 +1,7 @@
 """LoRA-FA: A never moves, x is not kept for the backward pass; as in the paper, and preconditioned as in PEFT."""
 
 import numpy as np
-import peft
+import peft.optimizers
 import pytest
 import torch
 from models_zoo import TARGETS, batch, gap, logits, same_state, shaken, state, tiny
@@ -142,7 +142,7 @@ def saved_for_backward(layer, x):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_layer_keeps_Ax_and_not_x(first):
-    """12 inputs and 3 ranks per token: LoRA keeps x and A x, LoRA-FA A x alone, in the first layer and in later ones."""
+    """12 inputs and 3 ranks per token: LoRA keeps x and A x, LoRA-FA A x alone, also behind other layers."""
     kept = {}
     for method in (lo.LoRA, lo.LoRAFA):
         model = nn.Sequential(nn.Linear(12, 20))

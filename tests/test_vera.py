@@ -187,7 +187,8 @@ def test_embeddings_are_refused_and_the_model_is_as_it_was():
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"bias": "vera_only"}, "uses bias"), ({"modules_to_save": ["ln_f"]}, "uses modules_to_save"),
-    ({"r": None}, "has no r"), ({"r": 4}, "shape: .*vera_lambda_d is"), ({"target_modules": ["nothing"]}, "no module matched"),
+    ({"r": None}, "has no r"), ({"r": 4}, "shape: .*vera_lambda_d is"),
+    ({"target_modules": ["nothing"]}, "no module matched"),
 ])  # fmt: skip
 def test_folders_that_do_not_fit(change, words, tmp_path):
     lo.save_adapter(adapted(), tmp_path)
