@@ -104,7 +104,7 @@ def common_settings(model, method, bases):
         "revision": None,
         # PEFT reads a regular expression against every module, also those that hold other modules
         "target_modules": sorted(bases) if isinstance(method.target_modules, str) else method.target_modules,
-        "task_type": "CAUSAL_LM" if type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) else None,
+        "task_type": task_type(model),
     }
 
 
@@ -154,6 +154,11 @@ def _named(path, update, base, A, B):
     if update.bias is not None:
         named[_bias_key(path, update)] = update.bias
     return named
+
+
+def task_type(model):
+    """What PEFT calls the task of such a model, or None."""
+    return "CAUSAL_LM" if type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")) else None
 
 
 def _bias_key(path, update):
