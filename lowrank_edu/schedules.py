@@ -19,6 +19,8 @@ import copy
 import gc
 import weakref
 
+import torch
+
 from .layers import Holder
 
 _ATTACHED = weakref.WeakValueDictionary()  # id(model) -> Attachment, which keeps its model alive
@@ -200,6 +202,8 @@ def attach(model, optimizer, total_steps=None, *, penalty_in_loss=False):
     model = _root(model)
     while not hasattr(optimizer, "_optimizer_step_pre_hooks") and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"{optimizer!r} is not a torch optimizer: give the one whose step() trains the adapter.")
     methods = model.__dict__["lowrank_methods"]
     active = [name for name in methods if any(name in h.active for h in places(model, name).values())]
     other = attached_to(model)
