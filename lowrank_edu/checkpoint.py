@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from . import peft_adalora, peft_format, peft_prompts, peft_vera
 from .adapting import check_free, holders, install, method_of
-from .methods import METHODS
+from .methods import METHODS, LoRA
 from .reminding import check_followed
+from .updates import LowRank
 
 PEFT = {
     "LORA": peft_format,
@@ -29,23 +30,28 @@ PEFT = {
     "PROMPT_TUNING": peft_prompts,
 }
 """PEFT's types that can be read and written, and the module of each: its `to_peft` and `from_peft`."""
-OWN = {name: method for name, method in METHODS.items() if method.peft_type is None}
 
 
-def save_adapter(model, path, name="default"):
+def save_adapter(model, path, name="default", *, format=None):
     """Write adapter `name` to the folder `path`; returns the path.
 
-    LoRA and its relatives become a folder that PEFT loads with the same outputs; only keys that older
-    readers of its format know are written. A residual start (PiSSA, OLoRA) is written as the plain LoRA of
-    rank 2r that it equals, `blocks=` as the plain LoRA of rank n·r that it equals; both come back as that
-    plain LoRA. Raises RuntimeError for an adapter that was trained without its schedule (`lo.attach`), and
-    ValueError for one whose quantised base was made together with it.
+    format "peft" writes a folder that PEFT loads with the same outputs; only keys that older readers of its
+    format know are written. A residual start (PiSSA, OLoRA) is written as the plain LoRA of rank 2r that it
+    equals, `blocks=` as the plain LoRA of rank n·r; so is every other low-rank method that PEFT has no type for
+    (LaMDA, AFLoRA, LoRA-XS). All these come back as that plain LoRA. "own" writes a folder of ours, which keeps
+    the method and all its settings. None takes PEFT's format where PEFT has a type for the method, else ours.
+
+    Raises RuntimeError for an adapter that was trained without its schedule (`lo.attach`), and ValueError for one
+    whose quantised base was made together with it, and where PEFT has no format for it.
     """
     method = method_of(model, name)
+    if format not in (None, "peft", "own"):
+        raise ValueError(f"format={format!r} is not 'peft', 'own' or None, which takes PEFT's where there is one.")
     check_followed(model, name)
     layers = {p: holder for p, holder in holders(model).items() if name in holder.updates}
     _refuse_folded(layers, name)
-    if method.peft_type is not None:
+    if format == "peft" or (format is None and method.peft_type is not None):
+        method = method if method.peft_type is not None else _as_lora(method, layers, name)
         kind, (tensors, config) = "adapter", PEFT[method.peft_type].to_peft(model, method, layers, name)
     else:
         updates = {p: layer.updates[name] for p, layer in layers.items()}
@@ -53,6 +59,17 @@ def save_adapter(model, path, name="default"):
         config = {"method": type(method).__name__, "seed": _seed(updates), **dataclasses.asdict(method)}
     tensors = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
     return _write(Path(path), kind, tensors, config)
+
+
+def _as_lora(method, layers, name):
+    """The LoRA as which PEFT can have a method of ours that is low-rank."""
+    if not all(isinstance(layer.updates[name], LowRank) for layer in layers.values()):
+        way = "" if method.cannot("merge") else "merge(model) and save the model itself with save_pretrained, or "
+        raise ValueError(
+            f"PEFT has no format for {type(method).__name__}, and it is not a product of two factors. For PEFT, {way}"
+            "train LoRA; for this package, save_adapter(model, path, format='own')."
+        )
+    return LoRA(target_modules=list(layers), dropout=getattr(method, "dropout", 0.0))
 
 
 def _refuse_folded(layers, name):
@@ -121,11 +138,11 @@ def _own_method(config, path):
     """(method, seed) of a folder in our own format."""
     kind, seed = config.pop("method", None), config.pop("seed", 0)
     try:
-        return OWN[kind](**config), seed
+        return METHODS[kind](**config), seed
     except (KeyError, TypeError):
         raise ValueError(
             f"{_config(path, 'lowrank')} describes method={kind!r} with {sorted(config)}; this version reads "
-            f"{', '.join(OWN)}. Use the version of lowrank_edu that wrote it."
+            f"{', '.join(METHODS)}. Use the version of lowrank_edu that wrote it."
         ) from None
 
 

@@ -70,7 +70,7 @@ def test_the_wrong_architecture(tmp_path):
 
 
 @pytest.mark.parametrize(("config", "words"), [
-    ({"peft_type": "ADALORA"}, ["peft_type is 'ADALORA'"]),
+    ({"peft_type": "IA3"}, ["peft_type is 'IA3'"]),
     ({"r": None, "lora_alpha": None}, ["has no r, lora_alpha"]),
     ({"use_bdlora": {"x": 1}, "lora_bias": True}, ["uses lora_bias, use_bdlora"]),
     ({"init_lora_weights": "pissa_niter_4"}, ["path_initial_model_for_weight_conversion"]),
@@ -104,7 +104,7 @@ def test_damaged_and_absent_files(tmp_path):
         assert_refused(tmp_path / "one", ["is damaged"])
 
 
-@pytest.mark.parametrize("config", [{"method": "open"}, {"method": "LoRA"}, {}, {"method": "FullFineTuning", "x": 1}])
+@pytest.mark.parametrize("config", [{"method": "open"}, {"method": "Method"}, {}, {"method": "FullFineTuning", "x": 1}])
 def test_our_own_format_builds_known_methods_only(config, tmp_path):
     lo.save_adapter(adapted("a", method=lo.FullFineTuning()), tmp_path, "a")
     (tmp_path / "lowrank_config.json").write_text(json.dumps(config))
