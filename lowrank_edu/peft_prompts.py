@@ -4,8 +4,8 @@ For a prompt it is E (length, d). For a prefix it is (length, 2·L·heads·d_hea
 layer. A prefix that PEFT made through its MLP (`prefix_projection`) is saved after the MLP, as ours is.
 """
 
+from .front import PLACE
 from .methods import PrefixTuning, PromptTuning
-from .methods.rivals import PLACE
 from .peft_format import task_type
 
 TENSOR = "prompt_embeddings"

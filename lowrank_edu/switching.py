@@ -21,7 +21,13 @@ def adapter_names(model):
 
 
 def set_adapter(model, names):
-    """Make one adapter (or several, whose updates add up) active and trainable; all others sleep, frozen."""
+    """Make one adapter (or several, whose updates add up) active and trainable; all others sleep, frozen.
+
+    Several adapters may be of different methods, on the same or on different layers: LoRA on the attention and a
+    bottleneck behind the feed-forward part, or LoRA and a prefix. So a method per group of layers is one `adapt`
+    per group, then `set_adapter(model, ["attention", "feed_forward"])`. Only updates that replace a layer, and
+    prefixes, stand alone at their place: ValueError.
+    """
     names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     for name in names:
         method_of(model, name)
@@ -112,6 +118,7 @@ def merge(model, *, how=None, weights=None, keep_base=True):
                 raise ValueError(f"{path}: {error} Nothing was merged.") from None
     shared = tied(model)
     _warn_untied(model, shared, new)
+    _warn_gained(layers, new)
     memo = {}
     twins = {path: layers[path].merged(values, memo, how) for path, values in new.items()}
     report = merge_report(layers, active, twins, originals, how) if originals else None
@@ -223,6 +230,18 @@ def _warn_untied(model, shared, new):
                 f"{copies} copies, {(copies - 1) * old.numel() * old.element_size():,} bytes more.",
                 stacklevel=3,
             )
+
+
+def _warn_gained(layers, new):
+    """One warning for layers that get a bias they did not have: a saved model needs a configuration with biases."""
+    gained = [p for p, values in new.items() if "bias" in values and getattr(layers[p].base, "bias", None) is None]
+    if gained:
+        warnings.warn(
+            f"{gained[0]} and {len(gained) - 1} more layers now hold a bias that they did not have. Before you save the "
+            "merged model, let its configuration say so (Llama: attention_bias=True, mlp_bias=True), or loading it "
+            "leaves them out.",
+            stacklevel=3,
+        )
 
 
 def _refuse_unable(model, names, what):

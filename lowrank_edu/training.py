@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm  # the text bar: a widget bar is dead on a page, and its text differs from run to run
 
+from .front import front_length
 from .rates import parameter_groups
 from .schedules import attach
 from .switching import adapter_names
@@ -206,8 +207,8 @@ def _batches(n, batch_size, generator):
 
 
 def _context(model):
-    """How many tokens the model can see."""
-    return getattr(getattr(model, "config", None), "max_position_embeddings", float("inf"))
+    """How many tokens the model can see, next to a prefix if it has one."""
+    return getattr(getattr(model, "config", None), "max_position_embeddings", float("inf")) - front_length(model)
 
 
 def _need_data(model, data):

@@ -7,7 +7,9 @@ from .lamda import LaMDA
 from .lora import FUSED, LoRA
 from .lorafa import LoRAFA
 from .loraxs import LoRAXS
-from .rivals import BitFit, BottleneckAdapter, PrefixTuning, PromptTuning
+from .prompts import PrefixTuning, PromptTuning
+from .rivals import BitFit, BottleneckAdapter
+from .table import Row, table
 from .vera import VeRA
 from .whole import LISA, FullFineTuning, IntrinsicDimension
 
@@ -30,4 +32,4 @@ _ROWS = [
 METHODS = {row.__name__: row for row in _ROWS}
 """Every method by its name, as adapters on disk name it."""
 
-__all__ = ["FUSED", "METHODS", "Method", "pattern_value", "require", "some", *METHODS]
+__all__ = ["FUSED", "METHODS", "Method", "pattern_value", "require", "some", "Row", "table", *METHODS]
