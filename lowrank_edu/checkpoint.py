@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from . import peft_adalora, peft_format, peft_prompts, peft_vera
 from .adapting import check_free, holders, install, method_of
-from .methods import METHODS, LoRA
+from .methods import METHODS, LoRA, require
+from .methods.common import FOLDED, no_peft
 from .reminding import check_followed
-from .updates import LowRank
 
 PEFT = {
     "LORA": peft_format,
@@ -51,7 +51,9 @@ def save_adapter(model, path, name="default", *, format=None):
     layers = {p: holder for p, holder in holders(model).items() if name in holder.updates}
     _refuse_folded(layers, name)
     if format == "peft" or (format is None and method.peft_type is not None):
-        method = method if method.peft_type is not None else _as_lora(method, layers, name)
+        require(no_peft(method) is None, no_peft(method))
+        if method.peft_type is None:
+            method = LoRA(target_modules=list(layers), dropout=method.dropout)
         kind, (tensors, config) = "adapter", PEFT[method.peft_type].to_peft(model, method, layers, name)
     else:
         updates = {p: layer.updates[name] for p, layer in layers.items()}
@@ -61,25 +63,10 @@ def save_adapter(model, path, name="default", *, format=None):
     return _write(Path(path), kind, tensors, config)
 
 
-def _as_lora(method, layers, name):
-    """The LoRA as which PEFT can have a method of ours that is low-rank."""
-    if not all(isinstance(layer.updates[name], LowRank) for layer in layers.values()):
-        way = "" if method.cannot("merge") else "merge(model) and save the model itself with save_pretrained, or "
-        raise ValueError(
-            f"PEFT has no format for {type(method).__name__}, and it is not a product of two factors. For PEFT, {way}"
-            "train LoRA; for this package, save_adapter(model, path, format='own')."
-        )
-    return LoRA(target_modules=list(layers), dropout=getattr(method, "dropout", 0.0))
-
-
 def _refuse_folded(layers, name):
     """An adapter that took a part of W0 out of its quantised base fits that base and no other."""
     if any(getattr(layer.updates[name], "folded", False) for layer in layers.values()):
-        raise ValueError(
-            f"{name!r} was started together with its quantised base, which is not q(W), and a folder holds no base. "
-            "Save model.state_dict(), which holds both, and load it after the same call of adapt; or call "
-            "merge(model, how='dequantise'), then unwrap(model), and save the dense model."
-        )
+        raise ValueError(f"{name!r} {FOLDED}")
 
 
 def load_adapter(model, path, name="default", *, trainable=True):

@@ -22,7 +22,7 @@ class Method:
     """PEFT's name for the method, or None where PEFT has no such method."""
 
     def cannot(self, what):
-        """Why adapters of this method cannot `what` ("merge", "route", "combine"), or None if they can."""
+        """Why adapters of this method cannot `what` ("merge", "route", "combine", "save"), or None if they can."""
         return None
 
     def build(self, model, seed=0):
@@ -37,6 +37,26 @@ class Method:
     def scheduled(self):
         """Whether training this method without `attach` is an error."""
         return type(self).schedule is not Method.schedule
+
+
+FOLDED = (
+    "was started together with its quantised base, which is not q(W), and a folder holds no base. Save "
+    "model.state_dict(), which holds both, and load it after the same call of adapt; or call "
+    "merge(model, how='dequantise'), then unwrap(model), and save the dense model."
+)
+"""Why a start that took a part of W0 out of the codes is not saved as an adapter."""
+
+
+def no_peft(method):
+    """Why PEFT cannot have adapters of this method, or None. Updates that add up are products of two factors, and
+    those are a LoRA at the least."""
+    if method.peft_type is not None or method.cannot("combine") is None:
+        return None
+    way = "train LoRA" if method.cannot("merge") else "merge(model) and save the whole model, or train LoRA"
+    return (
+        f"PEFT has no format for {type(method).__name__}, and it is not a product of two factors. For PEFT, {way}; "
+        "for this package, save_adapter(model, path, format='own')."
+    )
 
 
 def seeded(seed, path):

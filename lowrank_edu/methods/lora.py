@@ -11,6 +11,7 @@ from ..rates import Rates
 from ..targets import resolve
 from ..updates import BlockLowRank, DoRA, LowRank, weight_of
 from .common import (
+    FOLDED,
     Method,
     add_biases,
     add_whole,
@@ -99,8 +100,8 @@ class LoRA(Method):
 
     def cannot(self, what):
         if what == "combine" and self.use_dora:
-            return "DoRA divides by a norm, so two of them do not add up. Merge one, or route rows instead."
-        return None
+            return "DoRA divides by a norm, so two of them do not add up. Merge one (merge), or route rows (routed)."
+        return FOLDED if what == "save" and self.init == "loftq" else None
 
     def schedule(self, model, name, total_steps=None):
         return None if self.lr_ratio is None else Rates(model, name, total_steps, self.lr_ratio)
