@@ -25,6 +25,11 @@ METHODS = {
     "biases": lo.LoRA(r=3, alpha=7, target_modules=["c_attn"], bias="all", modules_to_save=["ln_f"]),
     "slices": lo.LoRA(r=3, alpha=7, blocks={"c_attn": ("q", "v")}),
     "projected": lo.IntrinsicDimension(50),
+    "adalora": lo.AdaLoRA(init_r=4, target_r=2, target_modules=["c_attn", "c_fc"]),
+    "vera": lo.VeRA(r=4, target_modules=["c_attn", "c_fc"]),
+    "lora-fa": lo.LoRAFA(r=3, target_modules=["c_attn"]),
+    "lora-xs": lo.LoRAXS(r=3, target_modules=["c_attn"]),
+    "aflora": lo.AFLoRA(r=3, target_modules=["c_attn"]),
 }
 STARTED = {
     "pissa": {"init": "pissa"}, "olora": {"init": "olora"}, "pissa dora": {"init": "pissa", "use_dora": True},
@@ -163,6 +168,16 @@ def test_loftq_is_that_of_numpy_and_bitsandbytes(rounds):
     away = (layer.base.weight - torch.tensor(Q)).abs()  # a value at the edge between two codes may fall elsewhere
     assert (away < 1e-4).float().mean() > 0.999
     assert relative(layer.delta(), torch.tensor(product)) < (1e-4 if rounds == 1 else 0.02)
+
+
+def test_lamda_takes_its_product_out_before_quantising():
+    model, method = tiny(), lo.LaMDA(r=3, target_modules=["c_attn"])
+    lo.adapt(model, method, quantize="nf4")
+    layer, W = first(model), tiny().transformer.h[0].attn.c_attn.weight.T
+    U, S, Vt = torch.linalg.svd(W, full_matrices=False)
+    rest = W - U[:, :3] * S[:3] @ Vt[:3]
+    assert (layer.base.weight.T - rest).norm() < 0.12 * rest.norm() and gap(layer.delta(), W - rest) < 1e-4
+    assert_refused("quantised already, and this start takes its product out", quantised(), method)
 
 
 @pytest.mark.parametrize("start", STARTED)
