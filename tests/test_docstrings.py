@@ -48,7 +48,12 @@ def test_lists_stay_lists():
     assert made.count("<list_item>") == 2 and "goes on" in made
 
 
-MODULES = "factor methods.common methods.lora methods.whole switching training checkpoint corpus checking".split()
+MODULES = """
+    factor allocation quant quantized quantizing paging updates inits layers schedules rates accounting memory claims
+    methods.common methods.lora methods.adalora methods.lorafa methods.vera methods.lamda methods.loraxs methods.aflora
+    methods.whole methods.rivals methods.prompts methods.table
+    adapting switching merging training checkpoint peft_format corpus checking
+""".split()
 
 
 @pytest.mark.parametrize("module", MODULES)
