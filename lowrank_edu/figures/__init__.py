@@ -21,6 +21,7 @@ _HOMES = {
     "training_replay": "samples",
     "learning_map": "scale_map",
     "start_race": "races",
+    "four_bits": "code_use",
 }
 __all__ = sorted(_HOMES)
 
