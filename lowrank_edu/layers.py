@@ -95,11 +95,13 @@ class AdaptedLayer(Holder):
         return self.base if whole is None else whole.copy
 
     def _routed(self, x, *args, **kwargs):
+        if isinstance(self.base, nn.Embedding) and x.shape[0] == 1:
+            x = x.expand(len(self.rows), *x.shape[1:])  # position embeddings: all rows share what is looked up
         y0 = y = self.base(x, *args, **kwargs)
         if y.shape[0] != len(self.rows):
             raise ValueError(
                 f"this layer sees a batch of {y.shape[0]} rows, but {len(self.rows)} names were routed. Give "
-                "one name (or None) per row; position embeddings, which all rows share, cannot be routed."
+                "one name (or None) per row; a layer that reads positions, which all rows share, cannot be routed."
             )
         rows = {name: [i for i, n in enumerate(self.rows) if n == name] for name in self.rows if name in self.updates}
         together = [name for name in rows if self.updates[name].gathers]

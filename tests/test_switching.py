@@ -141,12 +141,19 @@ def test_routing_on_other_architectures(name):
     assert gap(out[1], whole[1]) < 5e-6 and torch.equal(out[::2], logits(tiny(name))[::2])
 
 
-def test_routing_cannot_split_position_embeddings():
-    model = adapted("a", method=lo.LoRA(r=3, alpha=7, target_modules=["wpe"]))
-    with pytest.raises(ValueError, match="position embeddings, which all rows share"), \
-            lo.routed(model, ["a", None, "a"]):  # fmt: skip
-        logits(model)
-    assert gap(logits(model), logits(tiny())) > 1e-3  # and it is over
+def test_position_embeddings_are_routed_too():
+    """GPT-2 looks its positions up once for all rows; each row still gets its own adapter's."""
+    model = adapted("a", "b", method=lo.LoRA(r=3, alpha=7, target_modules=["wpe"]))
+    alone = {None: logits(tiny())}
+    for name in "ab":
+        lo.set_adapter(model, name)
+        alone[name] = logits(model)
+    rows = ["b", None, "a"]
+    with lo.routed(model, rows):
+        out = logits(model)
+    for i, name in enumerate(rows):
+        assert gap(out[i], alone[name][i]) <= (0 if name is None else 5e-6)
+    assert gap(alone["a"], alone["b"]) > 1e-3 and gap(alone["a"], alone[None]) > 1e-3
 
 
 def test_routing_counts_rows_and_knows_names():
