@@ -3,7 +3,7 @@
 Two counts are compared from one training forward pass to the next, and when saving: torch's own count of changes
 in place, which fused optimizers do not touch, and ours of optimizer steps, which a loop without an optimizer does
 not touch. Where one of them has grown, the schedule must have moved. A fresh or loaded adapter may be run and
-saved; a copy of the model counts anew.
+saved; a copy of the model counts anew. A compiled model is looked at only when saving.
 """
 
 import functools
@@ -20,9 +20,16 @@ _STEPS = WeakTensorKeyDictionary()  # parameter of a scheduled adapter -> optimi
 def watch(model):
     """From now on, `remind` runs before the model's forward passes; called whenever an adapter is installed."""
     unwatch(model)
-    if any(method.scheduled for method in model.__dict__.get("lowrank_methods", {}).values()):
+    if _scheduled(model):
         model.register_forward_pre_hook(remind)
         model.register_load_state_dict_post_hook(_loaded)
+        _listen()
+        for name in _scheduled(model):
+            _counts(model, name)
+
+
+def _scheduled(model):
+    return [name for name, method in model.__dict__.get("lowrank_methods", {}).items() if method.scheduled]
 
 
 def unwatch(model):
@@ -55,20 +62,26 @@ def _stepped(optimizer, args, kwargs):
 
 
 def _counts(model, name):
-    """(changes and optimizer steps of the adapter's parameters, steps of its schedule)."""
+    """(changes in place, optimizer steps) of the adapter's parameters, and steps of its schedule or None."""
     schedule = model.__dict__.get("lowrank_schedules", {}).get(name)
     parameters = [p for holder in places(model, name).values() for p in holder.updates[name].parameters()]
-    return sum(p._version + _STEPS.setdefault(p, 0) for p in parameters), 0 if schedule is None else schedule.step
+    stepped = sum(_STEPS.setdefault(p, 0) for p in parameters)
+    return sum(p._version for p in parameters), stepped, None if schedule is None else schedule.step
 
 
 def check_followed(model, name):
     """Raise RuntimeError if adapter `name` has been trained since the last training forward pass, but its schedule
-    has not moved."""
+    has not moved; or if an optimizer has moved it and there never was a schedule."""
     method, (owner, seen) = model.__dict__["lowrank_methods"][name], model.__dict__.get("lowrank_seen", (None, {}))
-    if not method.scheduled or owner != id(model) or name not in seen:  # a copy counts anew
+    if not method.scheduled:
         return
-    (changes, steps), (changes_before, steps_before) = _counts(model, name), seen[name]
-    if changes != changes_before and steps == steps_before:
+    *moved, steps = _counts(model, name)
+    if owner == id(model) and name in seen:
+        *moved_before, steps_before = seen[name]
+        forgotten = moved != moved_before and steps == steps_before
+    else:
+        forgotten = moved[1] > 0 and steps is None
+    if forgotten:
         raise RuntimeError(
             f"adapter {name!r} was trained without the schedule of {type(method).__name__}: its parameters changed, "
             "but its schedule did not move. Call lo.attach(model, optimizer) before the loop, with the optimizer "
@@ -81,8 +94,7 @@ def remind(model, args):
     if not model.training or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return
     _listen()
-    scheduled = [name for name, method in model.__dict__.get("lowrank_methods", {}).items() if method.scheduled]
-    active = [name for name in scheduled if any(name in h.active for h in places(model, name).values())]
+    active = [name for name in _scheduled(model) if any(name in h.active for h in places(model, name).values())]
     for name in active:
         check_followed(model, name)
     owner, seen = model.__dict__.get("lowrank_seen", (None, {}))

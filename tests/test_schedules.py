@@ -232,6 +232,16 @@ def test_training_without_the_schedule_raises_at_the_next_step_and_at_the_next_s
     logits(model)  # looking at what came out is no training
 
 
+def test_training_in_eval_mode_is_noticed_when_saving(tmp_path):
+    model, optimizer = start()
+    by_hand(model.eval(), optimizer, steps=2)
+    with pytest.raises(RuntimeError, match=r"lo\.attach"):
+        lo.save_adapter(model, tmp_path / "a")
+    lo.attach(model.train(), optimizer)  # from here on it is right again
+    by_hand(model, optimizer, steps=2)
+    lo.save_adapter(model, tmp_path / "a")
+
+
 def test_attached_to_another_optimizer(tmp_path):
     model, optimizer = start()
     lo.attach(model, optimizer)
