@@ -114,7 +114,13 @@ def _put_in_front(model, args, kwargs):
             f"{n} tokens after {past} positions, {length} of them the prefix, are more than this model sees ({room}). "
             "Shorten the text."
         )
-    given |= {"past_key_values": cache, "attention_mask": _longer_mask(given.get("attention_mask"), length, past + n)}
+    mask, positions = given.get("attention_mask"), given.get("position_ids")
+    if mask is None and positions is not None and past > length and bool((positions[..., 0] + length != past).any()):
+        raise ValueError(
+            f"the cache ends at position {past - length} of the text, the new tokens start at another. After a cached "
+            "part, pass the new tokens only, and an attention_mask for the cached and the new ones together."
+        )
+    given |= {"past_key_values": cache, "attention_mask": _longer_mask(mask, length, past + n)}
     for key in ("position_ids", "cache_position"):
         if given.get(key) is not None:
             given[key] = given[key] + length

@@ -237,9 +237,9 @@ def _warn_gained(layers, new):
     gained = [p for p, values in new.items() if "bias" in values and getattr(layers[p].base, "bias", None) is None]
     if gained:
         warnings.warn(
-            f"{gained[0]} and {len(gained) - 1} more layers now hold a bias that they did not have. Before you save the "
-            "merged model, let its configuration say so (Llama: attention_bias=True, mlp_bias=True), or loading it "
-            "leaves them out.",
+            f"{gained[0]} and {len(gained) - 1} more layers now hold a bias that they did not have. Before you save "
+            "the merged model, let its configuration say so (Llama: attention_bias=True, mlp_bias=True), or loading "
+            "it leaves them out.",
             stacklevel=3,
         )
 
