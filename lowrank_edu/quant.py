@@ -130,6 +130,8 @@ def quantize(tensor, kind="nf4", block_size=64, double_quant=False):
     """
     check(kind, block_size)
     _check_values(tensor, kind)
+    if tensor.is_meta:
+        return _shapes(tensor, kind, block_size, double_quant)
     absmax, scaled = _scaled(tensor.detach().reshape(-1).float(), block_size)
     table, order = codebook(kind, tensor.device).sort(stable=True)
     four = bits_of(kind) == 4
@@ -140,6 +142,17 @@ def quantize(tensor, kind="nf4", block_size=64, double_quant=False):
     if double_quant:
         offset = absmax.mean()
         absmax = quantize(absmax - offset, "dynamic8", NESTED_BLOCK)
+    return QTensor(packed, absmax, offset, kind, block_size, tensor.shape, tensor.dtype)
+
+
+def _shapes(tensor, kind, block_size, double_quant):
+    """The QTensor of a tensor on the meta device, which has shapes but no values: quick, for planning."""
+    n = tensor.numel()
+    packed = tensor.new_empty((n + 1) // 2, 1, dtype=torch.uint8) if bits_of(kind) == 4 else tensor.new_empty(n).byte()
+    absmax, offset = tensor.new_empty(-(-n // block_size), dtype=torch.float32), None
+    if double_quant:
+        offset = absmax.new_empty(())
+        absmax = quantize(absmax, "dynamic8", NESTED_BLOCK)
     return QTensor(packed, absmax, offset, kind, block_size, tensor.shape, tensor.dtype)
 
 
@@ -159,11 +172,14 @@ def _scaled(flat, block_size):
 def dequantize(q, dtype=None):
     """The tensor that a QTensor stands for: level · absmax in float32, then rounded once to `dtype` (that of
     the original unless given)."""
-    n, packed = math.prod(q.shape), q.packed.reshape(-1)
-    codes = torch.stack([packed >> 4, packed & 15], dim=1).view(-1)[:n] if bits_of(q.kind) == 4 else packed
-    values = codebook(q.kind, packed.device)[codes.int()]
-    blocks = F.pad(values, (0, -n % q.block_size)).view(-1, q.block_size) * q.absmax[:, None]
-    return blocks.view(-1)[:n].view(q.shape).to(dtype or q.dtype)
+    n, table = math.prod(q.shape), codebook(q.kind, q.packed.device)
+    # one look into a table of pairs unpacks both codes of a byte
+    table = torch.cartesian_prod(table, table) if bits_of(q.kind) == 4 else table[:, None]
+    values = F.embedding(q.packed.view(-1).int(), table).view(-1)[:n]
+    if n % q.block_size:
+        values = F.pad(values, (0, -n % q.block_size))
+    values.view(-1, q.block_size).mul_(q.absmax[:, None])
+    return values[:n].view(q.shape).to(dtype or q.dtype)
 
 
 def quantize_nf4(tensor, block_size=64, double_quant=False):
