@@ -289,7 +289,7 @@ LOFTQ = Exercise(
             "no scale",
             _factored(lambda W, Q: W - Q, lambda S, scale: np.sqrt(S)),
             "Right directions, wrong length: the layer will multiply B @ A by scale, so divide by it here. Left out, "
-            "this is right for α = r alone; it was a bug of a well-known library (peft#1982).",
+            "this is right for α = r alone. PEFT 0.21.2 leaves it out too (peft#1982).",
         ),
         Mistake(
             "divided twice",
