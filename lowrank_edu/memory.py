@@ -13,7 +13,8 @@ from .accounting import Ledger, Saved, found_in, make_ledger, unique_bytes
 from .adapting import adapt, holders
 from .architectures import skeleton, unfuse, without_content
 from .claims import claims
-from .quantizing import quantize as quantize_model
+from .quantizing import Quantization, replace, to_quantize
+from .schedules import attach
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "Ledger", "claims", "ledger", "plan"]
 
@@ -117,13 +118,11 @@ def plan(
     names = getattr(method, "target_modules", None)
     if isinstance(names, (list, tuple)) and {"q", "k", "v"} & set(names):
         unfuse(model)
-    if quantize is not None:
-        quantize_model(model, quantize, double_quant=double_quant)
-    if method is not None:
-        adapt(model, method, "planned" if holders(model) else "default")
+    scheduled = _adapt(model, method, quantize and Quantization(quantize, double_quant=double_quant))
     trained = [p for p in model.parameters() if p.requires_grad]
-    gradients = sum(p.numel() * p.element_size() for p in trained)
+    gradients = sum(p.nbytes for p in trained)
     state = sum(OPTIMIZERS[optimizer](p.numel(), p.element_size()) for p in trained) + CODEBOOKS.get(optimizer, 0)
+    state += scheduled
     if length is None:
         return make_ledger(model, gradients, state)
     room = getattr(getattr(model, "config", None), "max_position_embeddings", length)
@@ -139,6 +138,21 @@ def plan(
                 _checkpoint(model)
                 saved = _forward(model, loss or token_loss, ids)
     return make_ledger(model, gradients, state, saved, again)
+
+
+def _adapt(model, method, quantize):
+    """Quantise and adapt a skeleton, and let a schedule begin; returns the bytes that the schedule will remember."""
+    if method is None:
+        if quantize is not None:
+            replace(model, {path: quantize.layer(base) for path, base in to_quantize(model, quantize).items()})
+        return 0
+    adapt(model, method, "planned" if holders(model) else "default", quantize=quantize)
+    if not method.scheduled:
+        return 0
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    length_of_run = getattr(method, "total_steps", None) or 10**9
+    with attach(model, optimizer, length_of_run) as attachment:
+        return sum(schedule.will_keep() for schedule in attachment.schedules.values())
 
 
 def _check(optimizer, precision, batch, length):

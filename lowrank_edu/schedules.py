@@ -68,6 +68,10 @@ class Schedule:
     def after_step(self, optimizer):
         """The optimizer has moved the weights; `self.step` counts this step already."""
 
+    def will_keep(self):
+        """Bytes of what the schedule will remember of the weights between steps, for `memory.plan`."""
+        return 0
+
     def penalty(self):
         """A term of the loss with its graph, or None."""
         return None

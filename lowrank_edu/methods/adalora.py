@@ -148,6 +148,9 @@ class Budget(Schedule):
             self.kept = {path: torch.ones(r, dtype=torch.bool) for path, r in ranks.items()}
         self.history.append({"step": 0, "budget": self.start, "rank": self.start, "ranks": ranks})
 
+    def will_keep(self):
+        return 2 * sum(p.nbytes for p in self.parameters())  # sensitivity and uncertainty
+
     @property
     def end(self):
         """The step at which the choice becomes final, T − t_f."""

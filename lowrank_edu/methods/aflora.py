@@ -89,6 +89,9 @@ class FreezingByScore(Schedule):
         pairs = [(f"{path}.{f}", (u, f)) for path, u in self.updates.items() for f in "AB"]
         return {key: (u, f) for key, (u, f) in pairs if f not in u.fixed}
 
+    def will_keep(self):
+        return len(MEMORIES) * sum(getattr(update, factor).nbytes for update, factor in self.matrices().values())
+
     @torch.no_grad()
     def after_step(self, optimizer):
         self._score()
