@@ -109,8 +109,8 @@ class BottleneckAdapter(Method):
             here = {path: base for path, base in linear.items() if re.fullmatch(PLACES[kind], path)}
             require(
                 here,
-                f"placement={self.placement!r}: no layer is known here as the end of a {kind} block. Name the layers "
-                "to sit behind with target_modules=[...].\n"
+                f"placement={self.placement!r}: this model has no layer that is known to end its {kind} part. "
+                "Name the layers to sit behind with target_modules=[...].\n"
                 + no_match(leaves(model), PLACES[kind], output_head(model)),
             )
             found |= here
