@@ -168,6 +168,7 @@ def combine(model, weights, name):
         B = torch.cat([s * B for s, _, B in factors], dim=1)
         if len(A):  # AdaLoRA may have left a layer no rank at all
             updates[path] = LowRank(A, B, scale=1.0)
+            updates[path].folded = any(u.folded for _, u in parts)  # fits this quantised base alone, as they do
     if not updates:
         raise ValueError(f"weights={weights!r}: name at least one adapter, as in {{'a': 0.5, 'b': 0.5}}.")
     ranks = {path: update.A.shape[0] for path, update in updates.items()}

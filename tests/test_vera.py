@@ -136,6 +136,17 @@ def test_training_moves_the_vectors_and_nothing_else():
     assert moved == {key for key in before if key.endswith((".core", ".gain"))} and len(moved) == 8
 
 
+def test_gradients_are_those_of_finite_differences():
+    model = adapted().double()
+    layer = lo.adapted_layers(model)["transformer.h.0.mlp.c_fc"]
+    update, x = layer.updates["default"], torch.randn(2, 3, 24, dtype=torch.float64, requires_grad=True)
+
+    def forward(x, core, gain):
+        return torch.func.functional_call(update, {"core": core, "gain": gain}, (x, layer.base(x), layer.base))
+
+    assert torch.autograd.gradcheck(forward, (x, update.core, update.gain))
+
+
 def test_several_adapters_each_with_its_pair(tmp_path):
     model = adapted(projection_seed=1)
     adapted(model=model, adapter="wide", r=9, projection_seed=2, target_modules=["c_attn", "mlp.c_proj"])

@@ -73,13 +73,15 @@ class VeRA(Method):
 
     def build(self, model, seed=0):
         targets = linear_targets(model, self)
-        weights = {path: weight_of(base) for path, base in targets.items()}
-        d_out, d_in = (max(sizes) for sizes in zip(*(W0.shape for W0 in weights.values()), strict=True))
-        first = next(iter(weights.values()))
-        pair = draw(d_out, d_in, self.r, self.projection_seed, "meta" if first.is_meta else "cpu")
-        shared, updates = Shared(*beside(first, *pair)), {}
-        for path, W0 in weights.items():
-            core, gain = beside(W0, torch.full((self.r,), self.d_initial), torch.zeros(W0.shape[0]))
+        shapes = {path: weight_of(base).shape for path, base in targets.items()}
+        d_out, d_in = (max(sizes) for sizes in zip(*shapes.values(), strict=True))
+        shared, updates = None, {}
+        for path, base in targets.items():
+            W0 = weight_of(base)
+            core, gain = beside(W0, torch.full((self.r,), self.d_initial), torch.zeros(len(W0)))
+            if shared is None:
+                device = "meta" if W0.is_meta else "cpu"
+                shared = Shared(*beside(W0, *draw(d_out, d_in, self.r, self.projection_seed, device)))
             updates[path] = VectorUpdate(shared, core, gain, W0.shape[1], owner=not updates, dropout=self.dropout)
         return updates
 
