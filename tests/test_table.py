@@ -233,3 +233,11 @@ def test_a_copy_of_the_model_is_a_model_of_its_own(name, kind):
     out = logits(model)
     shaken(twin, seed=9)
     assert torch.equal(logits(model), out) and gap(logits(twin), out) > 1e-3
+
+
+def test_what_was_combined_on_its_own_codes_stays_with_them(tmp_path):
+    model = adapted("LoftQ", "gpt2")
+    lo.combine(model, {"a": 0.5}, "half")
+    for adapter in ("a", "half"):
+        with pytest.raises(ValueError, match="started together with its quantised base"):
+            lo.save_adapter(model, tmp_path / adapter, adapter)
