@@ -1,6 +1,6 @@
 """Forgetting `attach` must not be silent: whoever trains a scheduled method without its schedule is told.
 
-Two counts are compared from one training forward pass to the next, and when saving: torch's own count of changes
+Two counts are compared from one forward pass with gradients to the next, and when saving: torch's own count of changes
 in place, which fused optimizers do not touch, and ours of optimizer steps, which a loop without an optimizer does
 not touch. Where one of them has grown, the schedule must have moved. A fresh or loaded adapter may be run and
 saved; a copy of the model counts anew. A compiled model is looked at only when saving.
@@ -70,17 +70,18 @@ def _counts(model, name):
 
 
 def check_followed(model, name):
-    """Raise RuntimeError if adapter `name` has been trained since the last training forward pass, but its schedule
-    has not moved; or if an optimizer has moved it and there never was a schedule."""
+    """Raise RuntimeError if adapter `name` has been trained since the last forward pass with gradients, but its
+    schedule has not moved; or if an optimizer has moved it and there never was a schedule."""
     method, (owner, seen) = model.__dict__["lowrank_methods"][name], model.__dict__.get("lowrank_seen", (None, {}))
     if not method.scheduled:
         return
-    *moved, steps = _counts(model, name)
+    changes, stepped, steps = _counts(model, name)
     if owner == id(model) and name in seen:
-        *moved_before, steps_before = seen[name]
-        forgotten = moved != moved_before and steps == steps_before
+        changes_before, stepped_before, steps_before = seen[name]
+        moved = stepped != stepped_before or changes_before not in (None, changes)
+        forgotten = moved and steps == steps_before
     else:
-        forgotten = moved[1] > 0 and steps is None
+        forgotten = stepped > 0 and steps is None
     if forgotten:
         raise RuntimeError(
             f"adapter {name!r} was trained without the schedule of {type(method).__name__}: its parameters changed, "
@@ -90,8 +91,11 @@ def check_followed(model, name):
 
 
 def remind(model, args):
-    """A forward pre-hook: in training, look whether the schedules have followed since the last time."""
-    if not model.training or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    """A forward pre-hook: where gradients are wanted, look whether the schedules have followed since the last time.
+
+    In eval mode only the steps of optimizers count: whoever changes weights by hand there is measuring, not training.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return
     _listen()
     active = [name for name in _scheduled(model) if any(name in h.active for h in places(model, name).values())]
@@ -99,6 +103,8 @@ def remind(model, args):
         check_followed(model, name)
     owner, seen = model.__dict__.get("lowrank_seen", (None, {}))
     new = {name: _counts(model, name) for name in active}
+    if not model.training:
+        new = {name: (None, *counts[1:]) for name, counts in new.items()}
     model.__dict__["lowrank_seen"] = id(model), (seen | new if owner == id(model) else new)
 
 

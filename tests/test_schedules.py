@@ -232,9 +232,17 @@ def test_training_without_the_schedule_raises_at_the_next_step_and_at_the_next_s
     logits(model)  # looking at what came out is no training
 
 
-def test_training_in_eval_mode_is_noticed_when_saving(tmp_path):
+def test_training_in_eval_mode_is_noticed_too_and_measuring_is_not(tmp_path):
     model, optimizer = start()
-    by_hand(model.eval(), optimizer, steps=2)
+    model.eval()
+    for _ in range(3):  # as finite differences do
+        backward(model)
+        with torch.no_grad():
+            trained(model)[0].add_(0.1)
+    lo.save_adapter(model, tmp_path / "a")
+    by_hand(model, optimizer, steps=1)
+    with pytest.raises(RuntimeError, match=r"lo\.attach"):
+        backward(model)
     with pytest.raises(RuntimeError, match=r"lo\.attach"):
         lo.save_adapter(model, tmp_path / "a")
     lo.attach(model.train(), optimizer)  # from here on it is right again
