@@ -237,7 +237,7 @@ def test_a_copy_of_the_model_is_a_model_of_its_own(name, kind):
 
 def test_what_was_combined_on_its_own_codes_stays_with_them(tmp_path):
     model = adapted("LoftQ", "gpt2")
-    lo.combine(model, {"a": 0.5}, "half")
-    for adapter in ("a", "half"):
+    lo.combine(model, {"a": 0.5}, "mix")
+    for adapter in ("a", "mix"):
         with pytest.raises(ValueError, match="started together with its quantised base"):
             lo.save_adapter(model, tmp_path / adapter, adapter)
