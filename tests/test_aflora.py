@@ -90,6 +90,7 @@ def test_matrices_freeze_when_the_formula_says(name):
     opt = OPTIMIZERS["adamw"](trained(model))
     lo.attach(model, opt, total_steps=40)
     oracle, updates, gradients, seen = Oracle(3, 40, 4, 8), updates_of(model), {}, []
+    schedule = schedule_of(model)
 
     def look(step):
         settle(step)
@@ -101,6 +102,10 @@ def test_matrices_freeze_when_the_formula_says(name):
         if step:
             left = {k: g for k, g in gradients.items() if k not in oracle.frozen}
             oracle.after(step, {k: (getattr(updates[k[0]], k[1]).numpy(force=True), g) for k, g in left.items()})
+            for path, factor in left.keys() - oracle.frozen.keys():
+                for theirs, ours in (("mean", schedule.mean), ("uncertain", schedule.spread)):
+                    expected = getattr(oracle, theirs)[path, factor]
+                    np.testing.assert_allclose(ours[f"{path}.{factor}"], expected, rtol=1e-9, atol=1e-15)
         frozen = {(p, f) for p, u in updates.items() for f in u.fixed}
         assert frozen == set(oracle.frozen)
 
@@ -113,7 +118,7 @@ def test_matrices_freeze_when_the_formula_says(name):
         assert all(torch.equal(now[key], seen[step][key]) for now in seen[step:])
         assert not torch.equal(seen[step][key], seen[step - 1][key])
         assert getattr(updates[path], factor) not in opt.state
-    history = schedule_of(model).history
+    history = schedule.history
     noted = {key: entry["step"] for entry in history for key in entry["frozen"]}
     assert noted == {f"{path}.{factor}": step for (path, factor), step in oracle.frozen.items()}
     ends = sum(u.core.numel() + u.gain.numel() for u in updates.values())
