@@ -350,6 +350,18 @@ def test_lora_and_a_prefix_together(name, front):
     assert gap(out[0], only_lora[0]) < 1e-5 and torch.equal(out[1], logits(tiny(name))[1])
 
 
+def test_the_whole_model_and_a_prefix_together():
+    """Full fine-tuning trains the model's own layers; what the Front holds is none of them."""
+    model = fronted("gpt2", "prefix, mlp")
+    alone = logits(model)
+    report = lo.adapt(model, lo.FullFineTuning(), "full")
+    assert report.trainable == sum(p.numel() for p in tiny().parameters())
+    lo.set_adapter(model, ["default", "full"])
+    assert gap(logits(model), alone) < 1e-6
+    with pytest.raises(ValueError, match="no module matched"):
+        lo.adapt(model, lo.LoRA(target_modules=["default"]), "x")
+
+
 def test_two_prefixes_do_not_act_at_once():
     model = fronted()
     lo.adapt(model, KINDS["prompt"], "other")
@@ -463,6 +475,27 @@ def test_folders_that_do_not_fit(tmp_path):
         lo.load_adapter(tiny(), tmp_path)
     with pytest.raises(ValueError, match="prompt_embeddings is"):
         lo.load_adapter(tiny("llama"), tmp_path)
+
+
+def test_our_own_format_keeps_the_mlp(tmp_path):
+    model, again = fronted("llama", "prefix, mlp"), tiny("llama")
+    lo.save_adapter(model, tmp_path, format="own")
+    report = lo.load_adapter(again, tmp_path)
+    assert report.trainable == 3 * 20 + 5 * (20 + 1) + 32 * (5 + 1) and torch.equal(logits(again), logits(model))
+
+
+@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+@pytest.mark.parametrize("name", MODELS)
+def test_on_a_quantised_base(name, kind):
+    model = tiny(name)
+    lo.quantize(model, "nf4")
+    base = logits(model)
+    lo.adapt(model, KINDS[kind])
+    out, ids = logits(model), batch()
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert gap(out, base) > 0.01 and all(p.grad.abs().sum() > 0 for p in update(model).parameters())
+    with lo.disabled(model):
+        assert torch.equal(logits(model), base)
 
 
 @pytest.mark.parametrize("name", ["bert", "bart", "deberta"])
