@@ -105,12 +105,14 @@ def install(model, method, name, updates):
     _refuse_on_codes(model, updates)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    there = holders(model)
+    places = holders(model)
     for path, update in updates.items():
-        # an update that sits on no layer (a prefix) brings its own holder
-        make = getattr(update, "seat", wrap)
-        holder = there[path] if path in there else make(model, path)
-        holder.updates[name] = update.train(holder.training)
+        if path not in places:
+            # an update that sits on no layer (a prefix) brings its own holder
+            make = getattr(update, "seat", wrapper)
+            places[path] = make(model, path)
+        places[path].updates[name] = update.train(places[path].training)
+    swap(model, {place.base: place for path, place in places.items() if model.get_submodule(path) is not place})
     model.__dict__.setdefault("lowrank_methods", {})[name] = method
     set_adapter(model, name)
     reminding.watch(model)
@@ -132,12 +134,10 @@ def _refuse_on_codes(model, updates):
             raise ValueError(f"{path} is quantised, so it cannot be trained whole. Leave it out when quantising.")
 
 
-def wrap(model, path):
-    """The layer at `path`, now inside an AdaptedLayer."""
+def wrapper(model, path):
+    """An AdaptedLayer for the layer at `path`, not yet in its place."""
     base = model.get_submodule(path)
-    layer = AdaptedLayer(base).train(base.training)
-    swap(model, base, layer)
-    return layer
+    return AdaptedLayer(base).train(base.training)
 
 
 def report(model, name="default"):

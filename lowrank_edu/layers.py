@@ -19,12 +19,12 @@ DROPPED = (
 )
 
 
-def swap(model, old, new):
-    """Put `new` wherever the model holds `old`: a model may hold one module under two names."""
+def swap(model, pairs):
+    """Put new wherever the model holds old, {old: new}, in one walk: a model may hold one module under two names."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new
+            if child in pairs:
+                parent._modules[name] = pairs[child]
 
 
 def _tensors(layer):
@@ -71,7 +71,7 @@ class AdaptedLayer(Holder):
         self.base = base
 
     def withdraw(self, model):
-        swap(model, self, self.base)
+        swap(model, {self: self.base})
 
     def forward(self, x, *args, **kwargs):
         if self.rows is not None and self.enabled:

@@ -99,8 +99,7 @@ def to_quantize(model, settings):
 
 def replace(model, layers):
     """Put the layers {path: Quantized} in place."""
-    for path, layer in layers.items():
-        swap(model, model.get_submodule(path), layer)
+    swap(model, {model.get_submodule(path): layer for path, layer in layers.items()})
 
 
 def report(model, layers, before):
