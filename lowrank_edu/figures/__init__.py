@@ -21,6 +21,8 @@ _HOMES = {
     "training_replay": "samples",
     "learning_map": "scale_map",
     "start_race": "races",
+    "memory_planner": "ledgers",
+    "memory_measured": "ledgers",
     "four_bits": "code_use",
 }
 __all__ = sorted(_HOMES)
