@@ -63,21 +63,27 @@ def lines(value):
 def resume(doc, files, todo, perform):
     """Do what is missing and write the file after every run.  Returns 1 if --check finds something missing.
 
-    files: {name: results}; todo: [(name, …)], a run each; perform(files, name, …) adds to files[name] and may
-    return a few words to print.
+    files: {name: results}; todo: [(name, …)], a run each, or a function that lists them, asked after every run
+    because one run may decide about the next; perform(files, name, …) adds to files[name] and may return a few words
+    to print.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="say what is missing, train nothing")
     check = parser.parse_args().check
     torch.set_num_threads(1)
     spent = sum(results["seconds"] for results in files.values()) / 60
-    print(f"{len(todo)} runs to do; {spent:.1f} minutes spent so far.", flush=True)
+    left, n = todo() if callable(todo) else list(todo), 0
+    print(f"{len(left)} runs to do; {spent:.1f} minutes spent so far.", flush=True)
     if check:
-        return int(bool(todo))
-    for n, (name, *run) in enumerate(todo, 1):
+        for _, *run in left if callable(todo) else ():
+            print("missing:", *run)
+        return int(bool(left))
+    while left:
+        n, (name, *run) = n + 1, left[0]
         began = time.process_time()
         told = perform(files, name, *run)
         files[name]["seconds"] += time.process_time() - began
         save(name, files[name])
-        print(f"{n}/{len(todo)}", *run, *([told] if told else []), flush=True)
+        left = todo() if callable(todo) else left[1:]
+        print(f"{n}/{n + len(left)}", *run, *([told] if told else []), flush=True)
     return 0
