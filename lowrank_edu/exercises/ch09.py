@@ -17,7 +17,7 @@ OUTLIER = Exercise(
     needs="a guess, made before you read on",
     know="why weights are quantised in small blocks",
     reference="3",
-    options=("16", "8", "3", "1"),
+    options=("16", "8", "3", "2", "1"),
     mistakes=[
         Mistake(
             "16",
@@ -30,6 +30,12 @@ OUTLIER = Exercise(
             "8",
             "That would need weights that fill about half of the range. Divided by 30, these fill less than a tenth of "
             "it: they lie between −0.08 and 0.08.",
+        ),
+        Mistake(
+            "2",
+            "2",
+            "One on either side, and the third is in between: zero is a level of its own, and all weights nearer to it "
+            "than about 1.2 go there.",
         ),
         Mistake(
             "1",
@@ -344,7 +350,7 @@ MERGE = Exercise(
     needs="what the forward pass computes while an adapter is trained on codes",
     know="what each of the three merges is exact for",
     reference="dequantise",
-    options=("dequantise", "full", "requantise", "all three"),
+    options=("dequantise", "full", "requantise", "all three", "none"),
     mistakes=[
         Mistake(
             "full",
@@ -363,6 +369,12 @@ MERGE = Exercise(
             "all three",
             "They give three different weights: Ŵ + ΔW, W + ΔW, and the codes of Ŵ + ΔW. Only one of them was in the "
             "forward pass while you trained.",
+        ),
+        Mistake(
+            "none",
+            "none",
+            "One is, up to rounding in fp32. Write down what the forward pass computes on a quantised base, and look "
+            "for a single matrix that does the same.",
         ),
     ],
     praise="Ŵ + ΔW is what every training step computed; it is dense, so the 4 bits are gone.",

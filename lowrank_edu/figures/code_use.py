@@ -93,9 +93,7 @@ def _stage(top, levels, use):
         f"M{LEFT + wide * i:.1f} {LINE}v{-(LINE - TOP) * h:.1f}h{wide - 0.5:.1f}V{LINE}z" for i, h in enumerate(top)
     )
     ticks = "".join(f"M{_x(v):.1f} {TOP}V{LINE + 6}" for v in levels)
-    lines = "".join(
-        f"M{_x(v):.1f} {LINE + 6}L{_slot(k) + slot / 2:.1f} {HIGH - 20}" for k, v in enumerate(levels)
-    )
+    lines = "".join(f"M{_x(v):.1f} {LINE + 6}L{_slot(k) + slot / 2:.1f} {HIGH - 20}" for k, v in enumerate(levels))
     bars = "".join(
         f"M{_slot(k) + 2:.1f} {FLOOR}v{-(FLOOR - HIGH) * min(1, u / FULL):.1f}h{slot - 4:.1f}V{FLOOR}z"
         for k, u in enumerate(use)
@@ -128,8 +126,8 @@ def _alt(frames, blocks):
     small, large = blocks[0], blocks[-1]
     return (
         "Above, a histogram of Gaussian values divided by the largest value of their block, with the 16 levels of NF4 "
-        "as ticks, close together near zero. Below, one bar per level: in blocks of 64 all bars but the outermost are "
-        f"about equally high. A code tells {told(f'Gaussian 0 {small}')} bits in blocks of {small} values and "
+        "as ticks, close together near zero. Below, one bar per level: in blocks of 64 the bars in the middle reach 9 "
+        f"percent, the two outermost 2. A code tells {told(f'Gaussian 0 {small}')} bits in blocks of {small} values and "
         f"{told(f'Gaussian 0 {large}')} in blocks of {large:,}; with one outlier of 100 σ per block of {large:,} it "
         f"tells {told(f'Gaussian 100 {large}')}, because nearly all values fall on the level zero."
     )
