@@ -135,8 +135,11 @@ def unfuse(model):
 
 @contextmanager
 def without_content(model):
-    """Inside, new tensors and the skeleton's own have a CPU's choice of kernels, but no content."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    """Inside, new tensors and the skeleton's own have a CPU's choice of kernels, but no content.
+
+    Raises ValueError when something asks for content.
+    """
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
     with FakeTensorMode():
         memo = {}
@@ -147,4 +150,10 @@ def without_content(model):
                         made = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cpu")
                         memo[id(t)] = t, twin(t, made)  # t stays alive, so that its id is not used again
                     table[key] = None if t is None else memo[id(t)][1]
-        yield
+        try:
+            yield
+        except DataDependentOutputException as error:
+            raise ValueError(
+                f"the forward pass of this {type(model).__name__} looks at values ({error}), and a plan has only "
+                "shapes. Plan another precision, or measure a step with ledger."
+            ) from None

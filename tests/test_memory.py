@@ -225,11 +225,26 @@ def test_of_several_passes_the_largest_counts_not_the_sum():
         (a.square().sum() + b.square().sum()).backward()
 
     assert memory.ledger(both, net).activations == 2 * once
+    def shrinking():
+        net_step(net)()
+        net_step(net, rows=2)()
+
+    assert memory.ledger(shrinking, net).activations == once
+
     def dropped():  # a graph that is thrown away before the backward pass holds nothing
         net(torch.randn(50, 5)).square().sum()
         net_step(net)()
 
     assert memory.ledger(dropped, net).activations == once
+
+
+def test_what_a_checkpoint_computes_again_is_not_counted():
+    net, x = Net(), torch.randn(11, 5, requires_grad=True)
+
+    def step():
+        torch.utils.checkpoint.checkpoint(net, x, use_reentrant=True).square().sum().backward()
+
+    assert memory.ledger(step, net).activations == 4 * 11 * (5 + 3)  # its input, and the output for the square
 
 
 def test_views_and_shared_memory_count_once():
@@ -436,6 +451,11 @@ def test_wrong_requests_say_what_is_possible(wrong, words):
     with pytest.raises(ValueError) as error:
         memory.plan(**{"model": "gpt2", **wrong})
     assert words in str(error.value)
+
+
+def test_a_model_that_looks_at_values_is_refused():
+    with pytest.raises(ValueError, match="BartForConditionalGeneration looks at values"):
+        memory.plan(tiny("bart"), precision="fp16", length=4)
 
 
 def test_a_ledger_wants_a_function_and_a_model():
