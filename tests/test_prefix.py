@@ -345,7 +345,8 @@ def test_lora_and_a_prefix_together(name, front):
     assert torch.equal(logits(model), alone)
     lo.set_adapter(model, "lora")
     assert torch.equal(logits(model), only_lora)
-    with lo.routed(model, ["lora", None, "lora"]):
+    lo.set_adapter(model, ["default", "lora"])
+    with lo.routed(model, ["lora", None, "lora"]):  # the names alone decide: the prefix steps aside
         out = logits(model)
     assert gap(out[0], only_lora[0]) < 1e-5 and torch.equal(out[1], logits(tiny(name))[1])
 
