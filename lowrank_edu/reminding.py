@@ -98,14 +98,12 @@ def remind(model, args):
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return
     _listen()
-    active = [name for name in _scheduled(model) if any(name in h.active for h in places(model, name).values())]
-    for name in active:
+    for name in _scheduled(model):
         check_followed(model, name)
-    owner, seen = model.__dict__.get("lowrank_seen", (None, {}))
-    new = {name: _counts(model, name) for name in active}
+    new = {name: _counts(model, name) for name in _scheduled(model)}
     if not model.training:
         new = {name: (None, *counts[1:]) for name, counts in new.items()}
-    model.__dict__["lowrank_seen"] = id(model), (seen | new if owner == id(model) else new)
+    model.__dict__["lowrank_seen"] = id(model), new
 
 
 def _loaded(model, keys):

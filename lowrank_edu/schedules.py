@@ -153,7 +153,7 @@ class Attachment:
         self.moving = ()
         if not skips(optimizer):
             _unscale(optimizer)
-            self.moving = [s for s in self.schedules.values() if is_active(s) and _has_gradient(s)]
+            self.moving = [s for s in self.schedules.values() if _has_gradient(s)]  # one that sleeps has none
         for schedule in self.moving:
             if not self.in_loss:
                 schedule.add_penalty_gradient()

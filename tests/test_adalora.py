@@ -168,6 +168,16 @@ def test_the_comparison_sees_small_faults(fault, tmp_path):
     assert not all(same for same, _ in found) or max(distance for _, distance in found) > WEIGHTS
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_masks_alone_tell_a_scale_that_is_one_percent_off(name, tmp_path):
+    """Many triplets and a choice at every step, so that some scores lie closer to each other than 1 %."""
+    for scale, alike in {1.0: True, 1.01: False}.items():
+        ours, theirs = both(name, tmp_path / str(scale), noise=0.1, init_r=16, target_r=4, deltaT=1, tinit=1, tfinal=2)
+        for update in updates(ours).values():
+            update.scale *= scale
+        assert all(same for same, _ in whole_run(ours, theirs)) == alike
+
+
 def tensors_of(folder):
     return load_file(folder / "adapter_model.safetensors")
 
