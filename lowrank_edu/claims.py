@@ -20,7 +20,8 @@ UNITS = {"": 1, "M": 1e6, "MB": 1e6, "MiB": 2**20, "GB": 1e9, "TB": 1e12, "%": 1
 class Claim:
     """One published number.
 
-    published, unit  as printed; `step` is the last digit that was printed, or "<" for "less than"
+    published, unit  as printed; `step` is the last digit that was printed, or "<" for "less than"; with `cut` the
+                     digits after it were left out, not rounded
     source, mark     where; S: read in the reference, R: run, C: counted, M: as reported, text not at hand
     cite             its key in the bibliography, if it has one
     plans, count     what to count: {name: arguments of memory.plan}, {name: [model, regular expression of weights]}
@@ -40,6 +41,7 @@ class Claim:
     computed: float | list
     reproduces: bool | None
     why: str = ""
+    cut: bool = False
     cite: str | None = None
     plans: dict = field(default_factory=dict, repr=False)
     count: dict = field(default_factory=dict, repr=False)
@@ -60,7 +62,8 @@ class Claim:
             return values[0] <= self.published <= values[1]
         if self.step == "<":
             return values[0] < self.published
-        return math.isclose(math.floor(values[0] / self.step + 0.5) * self.step, self.published, rel_tol=1e-9)
+        up = 0 if self.cut else 0.5
+        return math.isclose(math.floor(values[0] / self.step + up) * self.step, self.published, rel_tol=1e-9)
 
     def show(self, value):
         """The number in the unit of the claim, with one digit more than was printed."""
