@@ -272,7 +272,11 @@ def test_what_the_page_says_about_the_trained_adapters(results):
     assert 0.004 < max(max(runs[name]) - min(runs[name]) for name in codes) <= 0.006
     assert max(means[name] for name in codes) - min(means[name] for name in codes) == pytest.approx(0.002, abs=5e-4)
     assert abs(means["fp4"] - means["fp32"]) < 2e-4 and abs(means["loftq 5"] - means["fp32"]) < 2e-4
-    assert means["nf4"] > means["nf4 dq"] and max(means, key=means.get) == "loftq 1" and min(runs["loftq 1"]) < max(runs["nf4"])
+    assert (
+        means["nf4"] > means["nf4 dq"]
+        and max(means, key=means.get) == "loftq 1"
+        and min(runs["loftq 1"]) < max(runs["nf4"])
+    )
     assert list(runs)[-2:] == ["loftq 1", "loftq 5"]  # "the last two lines of the table"
     rates = {float(rate): loss for rate, loss in results["rates"].items()}
     assert experiment.tuned(rates) == results["lr"] == 0.016

@@ -127,7 +127,7 @@ def _alt(frames, blocks):
     return (
         "Above, a histogram of Gaussian values divided by the largest value of their block, with the 16 levels of NF4 "
         "as ticks, close together near zero. Below, one bar per level: in blocks of 64 the bars in the middle reach 9 "
-        f"percent, the two outermost 2. A code tells {told(f'Gaussian 0 {small}')} bits in blocks of {small} values and "
+        f"percent, the two outermost 2. A code tells {told(f'Gaussian 0 {small}')} bits in blocks of {small} and "
         f"{told(f'Gaussian 0 {large}')} in blocks of {large:,}; with one outlier of 100 σ per block of {large:,} it "
         f"tells {told(f'Gaussian 100 {large}')}, because nearly all values fall on the level zero."
     )
