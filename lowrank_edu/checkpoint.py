@@ -84,9 +84,8 @@ def load_adapter(model, path, name="default", *, trainable=True):
         raise FileNotFoundError(_nothing_here(path))
     config, tensors = _read(path, kind)
     if kind == "adapter":
-        form = _peft_format(config, path)
-        method, updates, slots, finish = form.from_peft(model, config, tensors, path)
-        _fill(slots, form.without_copies(model, tensors, slots), path)
+        method, updates, slots, finish = _peft_format(config, path).from_peft(model, config, tensors, path)
+        _fill(slots, peft_format.without_copies(model, tensors, slots), path)
         finish()
     else:
         method, seed = _own_method(config, path)

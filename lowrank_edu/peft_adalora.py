@@ -8,7 +8,7 @@ Once the choice is final only the rows that stayed are written, and `rank_patter
 from torch import nn
 
 from .methods import AdaLoRA
-from .peft_format import PREFIX, adapted_paths, common_settings, without_copies  # noqa: F401
+from .peft_format import PREFIX, adapted_paths, common_settings
 
 NAMES = {"target_r": "target_r", "init_r": "init_r", "warmup_steps": "tinit", "final_steps": "tfinal",
          "every": "deltaT", "beta1": "beta1", "beta2": "beta2", "orth_weight": "orth_reg_weight",

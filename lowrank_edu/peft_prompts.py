@@ -45,8 +45,3 @@ def from_peft(model, config, tensors, path):
     method = METHODS[config["peft_type"]](length=length, init="random")
     updates = method.build(model)
     return method, updates, {TENSOR: updates[PLACE].table().detach().flatten(1)}, lambda: None
-
-
-def without_copies(model, tensors, slots):
-    """The tensors without copies that PEFT adds: of prompts there are none."""
-    return tensors

@@ -5,7 +5,7 @@ Keys are `base_model.model.<path>.vera_lambda_b` (d_out) and `.vera_lambda_d` (r
 """
 
 from .methods import VeRA
-from .peft_format import PREFIX, adapted_paths, common_settings, without_copies  # noqa: F401
+from .peft_format import PREFIX, adapted_paths, common_settings
 
 PAIR = {"A": "base_model.vera_A", "B": "base_model.vera_B"}
 

@@ -59,7 +59,7 @@ class Prefix(InFront):
     """Trained keys and values for every layer, in front of those of the text.   Li and Liang 2021, §4.
 
     KV (length, L, 2, heads, d_head), with the heads that grouped-query attention has. With `mlp` = (W1, b1, W2, b2),
-    KV = W2 tanh(W1 e + b1) + b2 is made from embeddings E (length, d) while it is trained (their §4.3); KV is saved.
+    KV = W2 tanh(W1 e + b1) + b2 is made from embeddings E (length, d) while it is trained (their §4.3).
     """
 
     def __init__(self, KV, E=None, mlp=()):

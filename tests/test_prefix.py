@@ -478,6 +478,21 @@ def test_folders_that_do_not_fit(tmp_path):
         lo.load_adapter(tiny("llama"), tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["prefix", "prefix, mlp", "prompt"])
+def test_gradcheck(kind):
+    """Through the model, in float64; Llama's norms would compute in float32."""
+    model = tiny("gpt2").double()
+    lo.adapt(model, KINDS[kind])
+    names = [f"{PLACE}.updates.default.{key}" for key, _ in update(model).named_parameters()]
+
+    def first_logits(*values):
+        out = torch.func.functional_call(model, dict(zip(names, values, strict=True)), (torch.tensor([[5, 8]]),))
+        return out.logits[..., :4]
+
+    values = tuple(model.get_parameter(key).detach().requires_grad_(True) for key in names)
+    assert torch.autograd.gradcheck(first_logits, values, fast_mode=True)
+
+
 def test_our_own_format_keeps_the_mlp(tmp_path):
     model, again = fronted("llama", "prefix, mlp"), tiny("llama")
     lo.save_adapter(model, tmp_path, format="own")

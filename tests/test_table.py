@@ -10,6 +10,7 @@ import pytest
 import torch
 from models_zoo import TARGETS, batch, gap, logits, same_state, shaken, state, tiny
 from parity import OUTPUTS, off_by_one_percent
+from safetensors.torch import load_file, save_file
 
 import lowrank_edu as lo
 from lowrank_edu.methods import METHODS, table
@@ -224,6 +225,47 @@ def test_every_no_raises_changes_nothing_and_names_the_way_out(name, kind, what,
     for call, arguments in re.findall(r"\b(merge|routed|save_adapter|unwrap|adapt|set_adapter)\(([^()]*)\)", reason):
         allowed = inspect.signature(getattr(lo, call)).parameters
         assert set(re.findall(r"(\w+)=", arguments)) <= allowed.keys()
+
+
+def everything_about(model):
+    """All that a failure could leave behind: tensors, flags, modules, hooks, names."""
+    hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()]
+    return ([(key, id(p), p.requires_grad) for key, p in model.named_parameters()], hooks, set(model.__dict__),
+            [(key, id(m), m.training) for key, m in model.named_modules()], lo.adapter_names(model))  # fmt: skip
+
+
+def assert_fails(act, model):
+    """`act` raises ValueError, and the model is what it was."""
+    before, values = everything_about(model), state(model)
+    with pytest.raises(ValueError):
+        act(model)
+    assert everything_about(model) == before and same_state(model, values)
+
+
+@every
+def test_building_that_fails_at_the_last_layer_leaves_the_model_as_it_was(name, kind):
+    """The last layer cannot be quantised; layers that are trained whole cannot be either."""
+    model = tiny(kind).train()
+    last = model.transformer.h[1].mlp.c_proj if kind == "gpt2" else model.model.layers[1].mlp.down_proj
+    with torch.no_grad():
+        last.weight[2, 1] = torch.inf
+    assert_fails(lambda m: lo.adapt(m, method_of(name, tiny(kind)), quantize="nf4"), model)
+    if ROWS[name].method.scheduled:
+        model = adapted(name, kind)
+        assert_fails(lambda m: lo.attach(m, torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=1.0), 10), model)
+
+
+@rows_that("own", True)
+def test_a_broken_folder_leaves_the_model_as_it_was(name, kind, tmp_path):
+    for format in ("own", "peft")[: 1 + (ROWS[name].peft is True)]:
+        folder = tmp_path / format
+        lo.save_adapter(adapted(name, kind), folder, "a", format=format)
+        file = next(folder.glob("*.safetensors"))
+        tensors = load_file(file)
+        last = max(tensors)
+        for broken in (tensors | {last: torch.ones(2, 3, 5)}, tensors | {"stray": torch.ones(2)}):
+            save_file(broken, file)
+            assert_fails(lambda model, path=folder: lo.load_adapter(model, path), tiny(kind).train())
 
 
 @every

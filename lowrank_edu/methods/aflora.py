@@ -81,7 +81,6 @@ class FreezingByScore(Schedule):
             "AFLoRA freezes by shares of the run, so it must know its length: attach(model, optimizer, total_steps).",
         )
         self.method = method
-        self.warmup, self.final = round(method.warmup_share * total_steps), round(method.final_share * total_steps)
         self.window, self.mean, self.spread = {}, {}, {}  # MEMORIES
 
     def matrices(self):
@@ -95,7 +94,8 @@ class FreezingByScore(Schedule):
     @torch.no_grad()
     def after_step(self, optimizer):
         self._score()
-        share = trainable_share(self.step, self.total_steps, self.warmup, self.final)
+        warmup, final = (round(s * self.total_steps) for s in (self.method.warmup_share, self.method.final_share))
+        share = trainable_share(self.step, self.total_steps, warmup, final)
         if share == 0 or (share < 1 and self.step % self.method.every == 0):
             self._freeze(share, optimizer)
 
@@ -136,14 +136,12 @@ class FreezingByScore(Schedule):
 
     def state(self):
         memories = {what: {k: t.clone() for k, t in getattr(self, what).items()} for what in MEMORIES}
-        run = {what: getattr(self, what) for what in ("total_steps", "warmup", "final")}
-        return super().state() | memories | run
+        return super().state() | memories
 
     def load_state(self, state):
         super().load_state(state)
         for what in MEMORIES:
             setattr(self, what, {key: tensor.clone() for key, tensor in state[what].items()})
-        self.total_steps, self.warmup, self.final = state["total_steps"], state["warmup"], state["final"]
         frozen = {key for entry in self.history for key in entry["frozen"]}
         for path, holder in self.places.items():
             update = holder.updates[self.name]

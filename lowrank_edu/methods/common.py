@@ -89,15 +89,14 @@ def require(condition, message):
         raise ValueError(message)
 
 
-def check_count(what, value, least=1):
+def check_count(what, value, least=1, kind="a whole number"):
     """A whole number ≥ `least`."""
     good = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    require(good, f"{what}={value!r}: a whole number ≥ {least}.")
+    require(good, f"{what}={value!r}: {kind} ≥ {least}.")
 
 
 def check_rank(what, value):
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    require(good, f"{what}={value!r}: a rank is a whole number ≥ 1.")
+    check_count(what, value, kind="a rank is a whole number")
 
 
 def check_alpha(what, value):

@@ -193,7 +193,7 @@ class FreezingFront(Schedule):
 
     def load_state(self, state):
         super().load_state(state)
-        self.freeze_steps, self.total_steps = Fraction(state["freeze_steps"]), state["total_steps"]
+        self.freeze_steps = Fraction(state["freeze_steps"])
         for holder in self.places.values():
             update = holder.updates[self.name]
             update.fixed.discard("B")
@@ -201,4 +201,4 @@ class FreezingFront(Schedule):
         self.advance()
 
     def state(self):
-        return super().state() | {"freeze_steps": str(self.freeze_steps), "total_steps": self.total_steps}
+        return super().state() | {"freeze_steps": str(self.freeze_steps)}

@@ -68,7 +68,7 @@ class PrefixTuning(InFrontMethod):
 
     init    as the model computes them from those embeddings; "random": N(0, 1)
     width   inner width of an MLP that makes the prefix from embeddings during training, None for no such MLP;
-            a saved prefix is always plain keys and values
+            in PEFT's format a prefix is saved as plain keys and values, without the MLP
     """
 
     width: int | None = None

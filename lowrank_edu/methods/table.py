@@ -56,8 +56,8 @@ STATED = {  # name: (class, settings, shape, start, scale, schedule, storage, so
         "the vectors train; A and B, matrix by matrix, until their scores fall", ANY, "Liu, Z. et al. 2024",
     ),
     "AdaLoRA": (
-        AdaLoRA, WIDE, "P Λ Q", "P, Q random, Λ = 0", "α/r at the start", "all train; the total rank falls to a budget",
-        ANY, "Zhang, Q. et al. 2023",
+        AdaLoRA, WIDE, "P Λ Q", "P, Q random, Λ = 0", "α/init_r to the end",
+        "all train; the total rank falls to a budget", ANY, "Zhang, Q. et al. 2023",
     ),
     "LoRA-XS": (
         LoRAXS, WIDE, "B R A", "A, B top singular directions of W0, R = 0", "1, or α/r", "R trains, A and B never",
@@ -69,8 +69,8 @@ STATED = {  # name: (class, settings, shape, start, scale, schedule, storage, so
     ),
     "LaMDA++": (
         LaMDA, WIDE, "B Σ A − its start; a rank per layer from the spectrum of W0",
-        "top singular directions and values of W0", "1, or α/r", "Σ trains, A never, B column by column ever less", SEES,
-        "Azizi et al. 2024; our reconstruction",
+        "top singular directions and values of W0", "1, or α/r", "Σ trains, A never, B column by column ever less",
+        SEES, "Azizi et al. 2024; our reconstruction",
     ),
     "intrinsic dimension": (
         IntrinsicDimension, {"d": 100}, "P θ, one θ for all layers", "θ = 0, P random", "1", "θ trains, P never", ANY,

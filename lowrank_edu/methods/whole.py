@@ -162,9 +162,7 @@ class IntrinsicDimension(Method):
     target_modules: Sequence[str] | str = "all-linear"
 
     def __post_init__(self):
-        require(
-            isinstance(self.d, int) and self.d >= 1, f"d={self.d!r}: the length of θ is a whole number ≥ 1."
-        )
+        check_count("d", self.d, kind="the length of θ is a whole number")
 
     def cannot(self, what):
         return SUM if what == "combine" else None
