@@ -1,5 +1,7 @@
 """Chapter 8: its exercises, the formulas of its planner against whole plans and real steps, its figures."""
 
+from functools import cache
+
 import ch08_plans as experiment
 import figure_page
 import numpy as np
@@ -131,14 +133,16 @@ def test_peak_names_each_mistake():
 
 def test_fits_has_one_right_answer_and_its_sentences_are_true():
     """The four settings of the card, planned."""
-    qv, every = ["q_proj", "v_proj"], "all-linear"
-    plans = {
-        "A": lo.memory.plan("gpt2-large", None, precision="fp32", length=512),
-        "B": lo.memory.plan("llama-7b", lo.LoRA(r=8, target_modules=qv), precision="bf16", length=512),
-        "C": lo.memory.plan("llama-7b", None, precision="bf16", length=512, optimizer="sgd"),
-        "D": lo.memory.plan("llama-7b", lo.LoRA(r=64, target_modules=every), precision="bf16", quantize="nf4",
-                            batch=4, length=512, checkpointing=True),
-    }  # fmt: skip
+    settings = {
+        "A": {"model": "gpt2-large", "method": "full", "precision": "fp32"},
+        "B": {"model": "llama-7b", "where": "qv", "r": 8},
+        "C": {"model": "llama-7b", "method": "full", "optimizer": "sgd"},
+        "D": STATES[6],
+    }
+    assert START["length"] == 512 and START["precision"] == "bf16" and START["batch"] == 1
+    four_bits = {"model": "llama-7b", "packed": True, "checkpointing": True}
+    assert STATES[6] == four_bits | {"where": "all", "r": 64, "batch": 4}
+    plans = {letter: planned(**START | change) for letter, change in settings.items()}
     assert [letter for letter, plan in plans.items() if plan.total < 15e9] == ["D"]
     A, B, C, D = plans.values()
     assert A.total - A.activations == pytest.approx(12.4e9, rel=0.01) and A.activations > 4e9
@@ -215,7 +219,8 @@ STATES = [
 ]
 
 
-def planned(state):
+@cache
+def planned(**state):
     """The same state by lo.memory.plan itself, on the whole model."""
     method = experiment.method_of(state["model"], f"{state['method']} {state['where']}", state["r"])
     if state["method"] in ("full", "bitfit"):
@@ -235,7 +240,7 @@ def planned(state):
 @pytest.mark.parametrize("change", STATES, ids=lambda s: f"{s['model']} {s.get('method', 'lora')}")
 def test_the_formulas_agree_with_a_plan_of_the_whole_model(results, change):
     state = START | change
-    ours, plan = evaluate(results, state), planned(state)
+    ours, plan = evaluate(results, state), planned(**state)
     assert ours["trained"] == plan.trainable
     want = {part: getattr(plan, part) for part in PARTS}
     want["activations"] += plan.recomputed

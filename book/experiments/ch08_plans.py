@@ -1,6 +1,6 @@
 """Chapter 8: what training steps hold, as formulas that a page can evaluate, and measured on the tiny model.
 
-    python book/experiments/ch08_plans.py            about 6 minutes on one core; nothing is trained or downloaded
+    python book/experiments/ch08_plans.py            about 4 minutes on one core; nothing is trained or downloaded
     python book/experiments/ch08_plans.py --check    say what is missing
 
 For each model, `memory.plan` counts skeletons of two and three blocks. What a block adds is the same for every
