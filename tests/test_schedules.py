@@ -283,6 +283,26 @@ def test_attached_to_another_optimizer(tmp_path):
         lo.save_adapter(model, tmp_path)
 
 
+def test_a_model_whose_own_forward_never_ran_is_looked_at_when_saving(tmp_path):
+    model, optimizer = start()
+    model.transformer(input_ids=ROWS).last_hidden_state.square().sum().backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=r"lo\.attach"):
+        lo.save_adapter(model, tmp_path)
+
+
+def test_attaching_again_makes_it_right_again(tmp_path):
+    model, optimizer = start()
+    with lo.attach(model, optimizer):
+        by_hand(model, optimizer, steps=1)
+    by_hand(model, optimizer, steps=1)
+    with pytest.raises(RuntimeError, match=r"lo\.attach"):
+        backward(model)
+    lo.attach(model, optimizer)
+    by_hand(model, optimizer, steps=1)
+    lo.save_adapter(model, tmp_path)
+
+
 def test_what_is_no_training_raises_nothing(tmp_path):
     model, optimizer = start()
     lo.save_adapter(model, tmp_path / "fresh")
