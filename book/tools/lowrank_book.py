@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from docstrings import as_rst
+from docutils import nodes
 
 
 def without_live_code(app, page, template, context, doctree):
@@ -27,7 +30,23 @@ def readable_docstrings(app, what, name, obj, options, lines):
     lines[:] = as_rst(lines)
 
 
+def chapters_keep_their_numbers(app, env):
+    """A chapter's number is that of its file. Sphinx counts pages, and not every chapter is written yet."""
+    for page in env.toc_secnumbers:
+        found = re.search(r"/ch(\d+)_", page)
+        if not found:
+            continue
+        chapter = int(found[1])
+        numbers = env.toc_secnumbers[page]
+        env.toc_secnumbers[page] = {mark: (chapter, *rest[1:]) if rest else rest for mark, rest in numbers.items()}
+        for node in (*env.tocs[page].findall(nodes.reference), env.titles[page]):
+            if node.get("secnumber"):
+                node["secnumber"] = [chapter, *node["secnumber"][1:]]
+    return []
+
+
 def setup(app):
+    app.connect("env-get-updated", chapters_keep_their_numbers, priority=900)  # after Sphinx has counted
     app.connect("autodoc-process-docstring", readable_docstrings)
     app.connect("config-inited", follow_the_reader)
     app.connect("html-page-context", without_live_code, priority=900)
