@@ -1,6 +1,6 @@
 """Experiment of chapter 10: does AdaLoRA spend a rank better than LoRA, and which layers deserve it?
 
-    python book/experiments/ch10_adalora.py            30 minutes on one core; stops and resumes anywhere
+    python book/experiments/ch10_adalora.py            45 minutes on one core; stops and resumes anywhere
     python book/experiments/ch10_adalora.py --check    say what is missing, train nothing
 
 Written to lowrank_edu/assets/results/ch10_adalora.json; how, and what the numbers mean: see contest.py. r is the rank

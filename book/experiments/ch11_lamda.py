@@ -1,6 +1,6 @@
 """Experiment of chapter 11: what LaMDA's start and its freezing do, and how it compares with methods near it.
 
-    python book/experiments/ch11_lamda.py            40 minutes on one core; stops and resumes anywhere
+    python book/experiments/ch11_lamda.py            45 minutes on one core; stops and resumes anywhere
     python book/experiments/ch11_lamda.py --check    say what is missing, train nothing
 
 Written to lowrank_edu/assets/results/ch11_lamda.json; how, and what the numbers mean: see contest.py.

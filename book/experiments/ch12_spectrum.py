@@ -1,6 +1,6 @@
 """Experiment of chapter 12: can the spectrum of the pretrained weights say how much rank each layer needs?
 
-    python book/experiments/ch12_spectrum.py            65 minutes on one core; stops and resumes anywhere
+    python book/experiments/ch12_spectrum.py            50 minutes on one core; stops and resumes anywhere
     python book/experiments/ch12_spectrum.py --check    say what is missing, train nothing
 
 Written to lowrank_edu/assets/results/ch12_spectrum.json; how, and what the numbers mean: see contest.py.
