@@ -76,6 +76,9 @@ def load_adapter(model, path, name="default", *, trainable=True):
     It is active and, unless `trainable=False`, its parameters have gradients. Raises one ValueError that
     lists every missing, unexpected or mis-shaped tensor, and leaves the model as it was; FileNotFoundError
     when there is no adapter.
+
+    The folder holds weights, not the state of a schedule: what LaMDA or AFLoRA had frozen trains again, unless
+    `schedule_of(model, name).load_state(state)` brings that back.
     """
     check_free(model, name)
     path = Path(path)

@@ -110,7 +110,7 @@ class Attachment:
     """
 
     def __init__(self, model, optimizer, schedules, in_loss):
-        self.model, self.schedules, self.in_loss, self.moving = model, schedules, in_loss, ()
+        self.model, self.schedules, self.in_loss, self.moving, self.prepared = model, schedules, in_loss, (), None
         self.optimizer = weakref.ref(optimizer)  # an optimizer that is gone must not stay attached
         self.handles = [
             optimizer.register_step_pre_hook(self._before),
@@ -150,6 +150,8 @@ class Attachment:
         return (args[0], evaluated, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
 
     def _prepare(self, optimizer):
+        if self.moving and self.prepared == self._gradients():
+            return  # super().step() inside the step of a subclass, or the same step again after it failed
         self.moving = ()
         if not skips(optimizer):
             _unscale(optimizer)
@@ -158,6 +160,12 @@ class Attachment:
             if not self.in_loss:
                 schedule.add_penalty_gradient()
             schedule.before_step(optimizer)
+        self.prepared = self._gradients()
+
+    def _gradients(self):
+        """Which gradients there are, and how often each has been changed."""
+        found = [p.grad for s in self.schedules.values() for p in s.parameters()]
+        return [(id(g), g._version) for g in found if g is not None]
 
     def _after(self, optimizer, args, kwargs):
         moved, self.moving = self.moving, ()

@@ -343,6 +343,7 @@ def test_paper_mode_against_float64_numpy():
                 smooth[key] = mean, beta * spread + (1 - beta) * np.abs(now - mean)
             return super().step(closure)
 
+    torch.optim.SGD(trained(model), lr=1e-2)  # from here on SGD's own step runs the hooks, too
     optimizer = Watching(trained(model), lr=1e-2)
     lo.attach(model, optimizer)
     schedule = schedule_of(model)

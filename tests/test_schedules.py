@@ -182,6 +182,23 @@ def test_the_hugging_face_trainer_without_attach_stops(tmp_path):
         huggingface(model, tmp_path).train()
 
 
+class Inherited(torch.optim.AdamW):
+    """Its step calls that of AdamW, and torch runs the hooks in both."""
+
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("loop", [by_hand, with_closure])
+def test_a_step_inside_the_step_of_a_subclass_counts_once(loop, wanted):
+    model, _ = start()  # AdamW's own step has its hooks from here on
+    optimizer = Inherited(trained(model), lr=LR, eps=EPS, weight_decay=0.0)
+    lo.attach(model, optimizer)
+    loop(model, optimizer)
+    assert schedule_of(model).step == STEPS
+    assert_same(model, wanted)
+
+
 def examples():
     return [{"input_ids": ids, "labels": ids.clone()} for ids in ROWS]
 
