@@ -105,7 +105,7 @@ def memory_planner(results=None, slug="memory-planner", **state):
             Slider("batch", "Rows in a batch", [1, 2, 4, 8, 16, 32, 64], start=at["batch"]),
             Slider("length", "Tokens in a row", [32, 64, 128, 256, 512, 1024, 2048], start=at["length"]),
             Choice("precision", "Weights", {"fp32": "32 bits", "bf16": "16 bits"}, start=at["precision"]),
-            Choice("optimizer", "Optimizer", {"sgd": "SGD", "adamw": "AdamW", "master": "AdamW in fp32"},
+            Choice("optimizer", "Optimizer", {"master": "AdamW in fp32", "adamw": "AdamW", "sgd": "SGD"},
                    start=at["optimizer"]),
             Toggle("packed", "frozen weights in 4 bits", at["packed"]),
             Toggle("checkpointing", "checkpointing", at["checkpointing"]),
