@@ -1,6 +1,5 @@
 """AFLoRA: scores and freezing against numpy in float64, whole matrices that stop, resuming, and the update itself."""
 
-import io
 import itertools
 
 import numpy as np
@@ -8,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from loops import OPTIMIZERS, copies, loop, quiet, trained
-from models_zoo import TARGETS, batch, gap, logits, same_state, shaken, state, tiny
+from loops import OPTIMIZERS, assert_resumes, copies, loop, quiet, trained
+from models_zoo import TARGETS, gap, logits, shaken, tiny
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -147,27 +146,7 @@ def test_a_resumed_run_is_the_same_run(at):
         lo.attach(model, opt, total_steps=24)
         return model, opt
 
-    def go(model, opt, first, last):
-        for step in range(first, last):
-            ids = (batch(2, 9) + 7 * step) % 90 + 3
-            opt.zero_grad()
-            model(input_ids=ids, labels=ids).loss.backward()
-            opt.step()
-
-    straight, opt = fresh()
-    go(straight, opt, 0, 24)
-    half, opt = fresh()
-    go(half, opt, 0, at)
-    file = io.BytesIO()
-    torch.save([half.state_dict(), opt.state_dict(), schedule_of(half).state()], file)
-    file.seek(0)
-    weights, moments, where = torch.load(file, weights_only=True)
-    again, opt = fresh()
-    again.load_state_dict(weights)
-    schedule_of(again).load_state(where)
-    opt.load_state_dict(moments)
-    go(again, opt, at, 24)
-    assert same_state(again, state(straight)) and schedule_of(again).history == schedule_of(straight).history
+    assert_resumes(fresh, 24, at)
 
 
 @pytest.mark.parametrize("name", MODELS)

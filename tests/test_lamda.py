@@ -1,7 +1,6 @@
 """LaMDA: its starts, the front that really freezes, what is saved for the backward pass, and the ranks of LaMDA++."""
 
 import functools
-import io
 import itertools
 import math
 from fractions import Fraction
@@ -12,7 +11,7 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from loops import OPTIMIZERS, copies, loop, quiet, trained
+from loops import OPTIMIZERS, assert_resumes, copies, loop, quiet, trained
 from models_zoo import TARGETS, batch, gap, logits, same_state, shaken, state, tiny
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -238,28 +237,7 @@ def test_a_resumed_run_is_the_same_run(at):
         lo.attach(model, opt, total_steps=10)
         return model, opt
 
-    def go(model, opt, first, last):
-        for step in range(first, last):
-            ids = (batch(2, 9) + 7 * step) % 90 + 3
-            opt.zero_grad()
-            model(input_ids=ids, labels=ids).loss.backward()
-            opt.step()
-
-    straight, opt = fresh()
-    go(straight, opt, 0, 10)
-    half, opt = fresh()
-    go(half, opt, 0, at)
-    file = io.BytesIO()
-    torch.save([half.state_dict(), opt.state_dict(), schedule_of(half).state()], file)
-    file.seek(0)
-    weights, moments, where = torch.load(file, weights_only=True)
-    again, opt = fresh()
-    again.load_state_dict(weights)
-    schedule_of(again).load_state(where)
-    opt.load_state_dict(moments)
-    go(again, opt, at, 10)
-    assert same_state(again, state(straight))
-    assert schedule_of(again).history == schedule_of(straight).history
+    straight, again = assert_resumes(fresh, 10, at)
     for a, b in zip(updates_of(again).values(), updates_of(straight).values(), strict=True):
         assert a.front == b.front == 5 and a.fixed == b.fixed == {"A", "B"}
 

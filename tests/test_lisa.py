@@ -1,12 +1,11 @@
 """LISA trains exactly what it drew: nothing else moves by a bit, and a resumed run draws the same."""
 
-import io
 import itertools
 from collections import Counter
 
 import pytest
 import torch
-from loops import OPTIMIZERS, copies, loop, quiet, trained
+from loops import OPTIMIZERS, assert_resumes, copies, loop, quiet, trained
 from models_zoo import batch, logits, same_state, state, tiny
 from torch import nn
 
@@ -95,27 +94,8 @@ def test_a_resumed_run_is_the_same_run(name, at):
         lo.attach(model, opt)
         return model, opt
 
-    def go(model, opt, first, last):
-        for step in range(first, last):
-            ids = (batch(2, 9) + 7 * step) % 90 + 3
-            opt.zero_grad()
-            model(input_ids=ids, labels=ids).loss.backward()
-            opt.step()
-
-    straight, opt = fresh(4)
-    go(straight, opt, 0, 10)
-    half, opt = fresh(4)
-    go(half, opt, 0, at)
-    file = io.BytesIO()
-    torch.save([half.state_dict(), opt.state_dict(), schedule_of(half).state()], file)
-    file.seek(0)
-    weights, moments, where = torch.load(file, weights_only=True)
-    again, opt = fresh(99)  # the seed of the draws is part of the state
-    again.load_state_dict(weights)
-    schedule_of(again).load_state(where)
-    opt.load_state_dict(moments)
-    go(again, opt, at, 10)
-    assert same_state(again, state(straight)) and schedule_of(again).history == schedule_of(straight).history
+    # the seed of the draws is part of the state
+    assert_resumes(lambda: fresh(4), 10, at, stranger=lambda: fresh(99))
 
 
 def test_a_second_optimizer_made_while_blocks_sleep():

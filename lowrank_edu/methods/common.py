@@ -72,6 +72,14 @@ def pattern_value(pattern, path, default):
     return next((v for k, v in pattern.items() if re.match(rf"(.*\.)?({k})$", path)), default)
 
 
+def check_used(method, targets, *patterns):
+    """Every key of these patterns of the method ends the path of an adapted layer."""
+    for what in patterns:
+        for key in getattr(method, what):
+            used = any(pattern_value({key: True}, path, False) for path in targets)
+            require(used, f"{what} names {key!r}, but no adapted layer ends in that: {some(targets)}.")
+
+
 def beside(W0, *factors):
     """The factors on W0's device, in float32 or, for a float64 W0, in float64."""
     dtype = torch.promote_types(W0.dtype, torch.float32)

@@ -21,10 +21,10 @@ from .common import (
     check_dropout,
     check_rank,
     check_targets,
+    check_used,
     pattern_value,
     require,
     seeded,
-    some,
 )
 
 FUSED = {"c_attn": ("q", "k", "v")}
@@ -125,10 +125,7 @@ class LoRA(Method):
             "Call adapt(model, method, quantize='nf4').",
         )
         targets = resolve(model, self.target_modules)
-        for what in ("rank_pattern", "alpha_pattern", "blocks"):
-            for key in getattr(self, what):
-                used = any(pattern_value({key: True}, path, False) for path in targets)
-                require(used, f"{what} names {key!r}, but no adapted layer ends in that: {some(targets)}.")
+        check_used(self, targets, "rank_pattern", "alpha_pattern", "blocks")
         updates = {path: self._update(path, base, seeded(seed, path)) for path, base in targets.items()}
         add_whole(model, updates, self.modules_to_save)
         if self.bias != "none":

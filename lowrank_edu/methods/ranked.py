@@ -9,11 +9,10 @@ from .common import (
     check_dropout,
     check_rank,
     check_targets,
+    check_used,
     linear_targets,
     pattern_value,
-    require,
     seeded,
-    some,
 )
 
 
@@ -41,9 +40,7 @@ class Ranked(Method):
 
     def build(self, model, seed=0):
         targets = linear_targets(model, self)
-        for key in self.rank_pattern:
-            used = any(pattern_value({key: True}, path, False) for path in targets)
-            require(used, f"rank_pattern names {key!r}, but no adapted layer ends in that: {some(targets)}.")
+        check_used(self, targets, "rank_pattern")
         return {p: self.layer(p, weight_of(base), seeded(seed, p)) for p, base in targets.items()}
 
     def layer(self, path, W0, generator):
