@@ -153,7 +153,7 @@ def trained_numbers(entry, model):
 def test_budgets_that_are_called_equal_are_equal():
     model, _ = lo.load_model("tiny-gpt2")
     counts = {label: trained_numbers(entry, model) for label, entry in ch06_rivals.entries().items()}
-    for budget, target in {"small": 9216, "large": 36864, "where": 12288}.items():
+    for budget, target in {"budget": 9216, "where": 12288}.items():
         found = [n for label, n in counts.items() if label.startswith(budget)]
         assert max(found) == target and min(found) >= target * (1 if budget == "where" else 0.83)
     adalora = {label: trained_numbers(entry, model) for label, entry in ch10_adalora.entries().items()}
