@@ -1,0 +1,138 @@
+"""Your own data, record by record: a text file, JSONL, CSV, or the rows of a dataset, each with its place.
+
+A reader knows where it is: after every record it can say the byte where the next one begins, so that a file larger
+than memory is read once, from anywhere. A record that cannot be used raises ValueError with the file, the line and
+what was expected.
+"""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+EXPECTED = '"text", or "prompt" and "completion"'
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record. `prompt` is read but not learnt (empty for plain text); `text` is learnt; `place` names its line.
+
+    offset, line  where the next record begins: a byte of the file and its line, or the number of a dataset's row
+    """
+
+    prompt: str
+    text: str
+    place: str
+    offset: int
+    line: int
+
+
+def read_records(source, offset=0, line=1):
+    """Yield the records of a file or dataset, beginning at a byte `offset` (a row, for a dataset) and its line.
+
+    source  a path that ends in .txt or .md (a record is a paragraph: blank lines separate), .jsonl or .csv, or a
+            `datasets` dataset or any other iterable of dicts. Keys and columns: "text", or "prompt" and
+            "completion"
+    """
+    if not isinstance(source, str | Path):
+        yield from _rows(source, offset)
+        return
+    path = Path(source)
+    kinds = {".txt": _paragraphs, ".md": _paragraphs, ".jsonl": _json_lines, ".csv": _table}
+    if path.suffix.lower() not in kinds:
+        raise ValueError(f"{path.name}: data is a file that ends in {', '.join(kinds)}, not {path.suffix!r}.")
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}.")
+    yield from kinds[path.suffix.lower()](path, offset, line)
+
+
+def _lines(path, file):
+    """(text, line break included) of each line from here on; a file may begin with a byte order mark."""
+    while raw := file.readline():
+        try:
+            yield raw.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            where = f"{path.name}, byte {file.tell() - len(raw) + error.start}"
+            raise ValueError(f"{where}: expected text in UTF-8. Save the file as UTF-8.") from None
+
+
+def _paragraphs(path, offset, line):
+    with open(path, "rb") as file:
+        file.seek(offset)
+        held, began = [], line
+        for text in _lines(path, file):
+            line += 1
+            if text.strip():
+                began = began if held else line - 1
+                held.append(text.rstrip("\r\n"))
+            elif held:
+                yield Record("", "\n".join(held), f"{path.name}, line {began}", file.tell(), line)
+                held = []
+        if held:
+            yield Record("", "\n".join(held), f"{path.name}, line {began}", file.tell(), line)
+
+
+def _json_lines(path, offset, line):
+    with open(path, "rb") as file:
+        file.seek(offset)
+        for text in _lines(path, file):
+            place, line = f"{path.name}, line {line}", line + 1
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{place}: expected a JSON object with {EXPECTED}; {error}.") from None
+            yield _record(row, place, file.tell(), line)
+
+
+def _table(path, offset, line):
+    with open(path, "rb") as file:
+        count = [1]
+
+        def counted():
+            for text in _lines(path, file):
+                count[0] += text.count("\n") or 1
+                yield text
+
+        header = next(csv.reader(counted()), None)
+        if header is None or not ({"text"} <= set(header) or {"prompt", "completion"} <= set(header)):
+            raise ValueError(f"{path.name}, line 1: expected a header with {EXPECTED}; it is {header}.")
+        if offset:
+            file.seek(offset)
+            count[0] = line
+        rows = csv.reader(counted(), strict=True)
+        while True:
+            place = f"{path.name}, line {count[0]}"
+            try:
+                cells = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise ValueError(f"{place}: expected {len(header)} cells; {error}.") from None
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise ValueError(f"{place}: expected {len(header)} cells, found {len(cells)}.")
+            yield _record(dict(zip(header, cells, strict=True)), place, file.tell(), count[0])
+
+
+def _rows(dataset, start):
+    skipped = dataset.skip(start) if start and hasattr(dataset, "skip") else dataset
+    for number, row in enumerate(skipped, start if skipped is not dataset else 0):
+        if number >= start:
+            yield _record(row, f"row {number + 1} of the dataset", number + 1, number + 2)
+
+
+def _record(row, place, offset, line):
+    """A dict to a Record; a field that is missing, empty or no text is an error that says which."""
+    found = sorted(map(str, row)) if isinstance(row, dict) else type(row).__name__
+    if not isinstance(row, dict) or not ("text" in row or {"prompt", "completion"} <= set(row)):
+        raise ValueError(f"{place}: expected {EXPECTED}; found {found}.")
+    fields = ("text",) if "text" in row else ("prompt", "completion")
+    for name in fields:
+        if not isinstance(row[name], str):
+            raise ValueError(f"{place}: expected text under {name!r}; found {row[name]!r}.")
+    if not row[fields[-1]].strip():
+        raise ValueError(f"{place}: {fields[-1]!r} is empty, so there is nothing to learn. Remove the line.")
+    return Record("" if fields == ("text",) else row["prompt"], row[fields[-1]], place, offset, line)
