@@ -82,10 +82,7 @@ def load_adapter(model, path, name="default", *, trainable=True):
     """
     check_free(model, name)
     path = Path(path)
-    kind = next((kind for kind in ("adapter", "lowrank") if _config(path, kind).exists()), None)
-    if kind is None:
-        raise FileNotFoundError(_nothing_here(path))
-    config, tensors = _read(path, kind)
+    kind, config, tensors = read_adapter(path)
     if kind == "adapter":
         method, updates, slots, finish = _peft_format(config, path).from_peft(model, config, tensors, path)
         _fill(slots, peft_format.without_copies(model, tensors, slots), path)
@@ -166,8 +163,14 @@ def _nothing_here(path):
     )
 
 
-def _read(path, kind):
-    """(config, tensors) of a folder."""
+def read_adapter(path):
+    """("adapter" for PEFT's format or "lowrank" for ours, config, tensors) of a folder; no model is needed.
+
+    Raises FileNotFoundError where there is no adapter, and ValueError when its files are damaged.
+    """
+    kind = next((kind for kind in ("adapter", "lowrank") if _config(path, kind).exists()), None)
+    if kind is None:
+        raise FileNotFoundError(_nothing_here(path))
     file = path / f"{kind}_model.safetensors"
     if not file.exists():
         raise FileNotFoundError(
@@ -179,7 +182,7 @@ def _read(path, kind):
         raise ValueError(f"{path} is damaged: {error}. Copy or save the adapter again.") from None
     if not tensors or not isinstance(config, dict):
         raise ValueError(f"{path} is damaged: it holds no tensors or no settings. Save the adapter again.")
-    return config, tensors
+    return kind, config, tensors
 
 
 def _write(path, kind, tensors, config):
