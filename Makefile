@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup book serve notebooks address browser test test-unit test-notebooks test-book test-browser test-portable \
-        lint experiments benchmark pretrain zip clean
+        lint experiments benchmark audit pretrain zip clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -47,8 +47,7 @@ book: setup  ## run the chapters and render the book to _build/html (a second ru
 	$(PY) book/tools/make_book.py
 
 serve: book  ## render the book and show it at http://localhost:8000
-	$(call say,the book is at http://localhost:8000 (Ctrl-C ends it))
-	$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+	$(PY) book/tools/serve.py
 
 notebooks: setup  ## run every chapter again and write it back in one normal form; one only: make notebooks only=ch01
 	$(call say,running and normalising $(or $(only),every chapter))
@@ -110,6 +109,12 @@ pretrain: setup  ## pretrain the tiny model again from nothing (an hour or two; 
 	$(call say,pretraining the tiny model; stop it when you like and run the same command to continue)
 	OMP_NUM_THREADS=1 $(PY) book/experiments/pretrain.py
 	OMP_NUM_THREADS=1 $(PY) book/experiments/publish.py
+
+audit: book browser  ## axe and Lighthouse on every page, and how fast figures redraw (needs Node 20; 10 minutes)
+	$(call say,auditing every page)
+	@mkdir -p build/audit && cp tests/audit/package.json build/audit/
+	cd build/audit && npm install --silent --no-package-lock --no-audit --no-fund
+	OMP_NUM_THREADS=1 $(PY) tests/audit/audit.py $(only)
 
 zip:  ## the book as one zip, for a class without access to the repository
 	$(call say,writing dist/lowrank-edu.zip)

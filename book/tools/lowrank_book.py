@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pages
 from docstrings import as_rst
 from docutils import nodes
 
@@ -50,4 +51,6 @@ def setup(app):
     app.connect("autodoc-process-docstring", readable_docstrings)
     app.connect("config-inited", follow_the_reader)
     app.connect("html-page-context", without_live_code, priority=900)
+    app.connect("html-page-context", pages.add_metadata)
+    app.connect("build-finished", pages.finish, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

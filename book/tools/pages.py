@@ -1,0 +1,131 @@
+"""The finished pages: lighter, found by search engines, and readable by assistive technology.
+
+The theme's templates cannot be told these things, so they are done to the HTML when the build ends. Doing them twice
+changes nothing, because an unchanged page is kept from the last build.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from pathlib import Path
+
+# (what the theme writes, what a page gets instead)
+CHANGES = [
+    # 0.5 MB of FontAwesome for a dozen icons: _static/icons.css draws these
+    (r'\s*<script[^>]*src="[^"]*scripts/fontawesome\.js[^"]*"[^>]*></script>', ""),
+    (r'\s*<link[^>]*href="[^"]*(?:fontawesome\.js|fa-[a-z]+-\d+\.woff2)[^"]*"[^>]*>', ""),
+    # scripts wait until the page is there
+    (r"<script(?=[^>]*\ssrc=)(?![^>]*\b(?:defer|async)\b)", "<script defer"),
+    (r'(\s*<meta name="viewport"[^>]*>)(?:\s*<meta name="viewport"[^>]*>)+', r"\1"),
+    # a name that hides the visible text of a button: the text is its name
+    (r'(<button class="btn search-button-field[^>]*?) aria-label="Search"', r"\1"),
+    (r'<summary aria-label="Toggle hidden content">', "<summary>"),
+    # every part of a page lies in a landmark, every heading of a list of links is one
+    (r'(<div id="pst-primary-sidebar") class=', r'\1 role="complementary" aria-label="Book" class='),
+    # roles that are withdrawn or that promise a list that is none
+    (r' role="doc-biblioentry"', ""),
+    (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
+    (r'(<img src="[^"]*logo\.svg") class', r'\1 width="110" height="110" class'),
+]  # fmt: skip
+# 20 kB of a stylesheet that describe FontAwesome's glyphs, and its fonts
+GLYPHS = [
+    r"@font-face\{[^}]*Font ?Awesome[^}]*\}",
+    r'(?:\.fa-[\w-]+(?:::?(?:before|after))?,?)+\{content:"[^"]*"\}',
+]
+OPTIONS = re.compile(r'<script defer src="[^"]*_static/documentation_options\.js[^"]*"></script>')
+
+
+def polished(html: str, options: str) -> str:
+    """A page as it should be; `options` is the text of documentation_options.js, which later scripts need at once."""
+    for pattern, instead in CHANGES:
+        html = re.sub(pattern, instead, html)
+    return OPTIONS.sub(lambda _: f"<script>{options}</script>", html)
+
+
+def address(app) -> str:
+    """Where the book will be read: `html_baseurl`, or GitHub's pages of the repository."""
+    theme = app.config.html_theme_options
+    found = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+?)/?", theme.get("repository_url", ""))
+    return app.config.html_baseurl or (f"https://{found[1]}.github.io/{found[2]}/" if found else "")
+
+
+def described(doctree) -> str:
+    """The answer or first paragraph of a page, as one plain line."""
+    from docutils import nodes
+
+    for node in doctree.findall(nodes.paragraph) if doctree else ():
+        text = re.sub(r"\s+", " ", node.astext()).strip()
+        if len(text) > 40:
+            return text if len(text) <= 180 else text[:180].rsplit(" ", 1)[0] + " …"
+    return ""
+
+
+def add_metadata(app, page, template, context, doctree):
+    """Description and social card of a page."""
+    text = described(doctree)
+    home, title = address(app), re.sub(r"<[^>]+>", "", context.get("title", ""))
+    if not text or not home:
+        return
+    card = {
+        "og:title": title, "og:description": text, "og:type": "article" if page.startswith("chapters/") else "website",
+        "og:url": f"{home}{page}.html", "og:image": f"{home}_static/cover.png", "og:site_name": app.config.html_title,
+    }  # fmt: skip
+    tags = [f'<meta name="description" content="{escape(text)}" />']
+    tags += [f'<meta property="{key}" content="{escape(str(value))}" />' for key, value in card.items()]
+    tags += [
+        '<meta name="twitter:card" content="summary_large_image" />',
+        f'<link rel="canonical" href="{home}{page}.html" />',
+    ]
+    context["metatags"] = context.get("metatags", "") + "\n    ".join(["", *tags])
+    app.env.lowrank_pages = getattr(app.env, "lowrank_pages", {}) | {page: (title, text)}
+
+
+MISSING = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>This page is not here</title><meta name="robots" content="noindex">
+<style>body{{font:18px/1.5 system-ui;max-width:34rem;margin:4rem auto;padding:0 1rem;color-scheme:light dark}}
+</style></head><body><main><h1>This page is not here</h1>
+<p>Its rank is zero. <a href="{home}index.html">Begin at the first page</a>, or <a href="{home}search.html">search
+the book</a>.</p></main></body></html>
+"""
+
+
+def finish(app, exception):
+    """Polish every page of the build and write sitemap.xml, robots.txt, llms.txt and 404.html beside them."""
+    if exception or app.builder.format != "html":
+        return
+    out = Path(app.outdir)
+    options = (out / "_static" / "documentation_options.js").read_text("utf-8")
+    for path in out.rglob("*.html"):
+        if "_static" not in path.parts:
+            rewrite(path, lambda html: polished(html, options))
+    rewrite(out / "_static" / "styles" / "pydata-sphinx-theme.css", lambda css: re.sub("|".join(GLYPHS), "", css))
+    home, pages = address(app), getattr(app.env, "lowrank_pages", {})
+    pages = {page: told for page, told in pages.items() if page in app.env.found_docs}
+    urls = "".join(f"<url><loc>{escape(home)}{page}.html</loc></url>\n" for page in sorted(pages))
+    site = "http://www.sitemaps.org/schemas/sitemap/0.9"
+    files = {
+        "sitemap.xml": f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="{site}">\n{urls}</urlset>\n',
+        "robots.txt": f"User-agent: *\nAllow: /\nSitemap: {home}sitemap.xml\n",
+        "llms.txt": listed(app, home, pages),
+        "404.html": MISSING.format(home=home),
+    }
+    for name, text in files.items():
+        (out / name).write_text(text, "utf-8")
+
+
+def rewrite(path, change):
+    """Change a text file, and leave it untouched where nothing changes."""
+    text = path.read_text("utf-8")
+    better = change(text)
+    if better != text:
+        path.write_text(better, "utf-8")
+
+
+def listed(app, home, pages) -> str:
+    """llms.txt: what the book is, and a line for each page, in the order of the contents."""
+    order = [page for page in app.env.toctree_includes.get(app.config.root_doc, []) if page in pages]
+    lines = [f"- [{pages[p][0]}]({home}{p}.html): {pages[p][1]}" for p in (app.config.root_doc, *order) if p in pages]
+    about = "An interactive book on low-rank adaptation and the Python package that it is made of."
+    return "\n".join([f"# {app.config.html_title}", "", f"> {about}", "", "## Pages", "", *lines, ""])
