@@ -24,6 +24,8 @@ _HOMES = {
     "memory_planner": "ledgers",
     "memory_measured": "ledgers",
     "four_bits": "code_use",
+    "adalora_replay": "rank_replay",
+    "rank_budget": "energies",
 }
 __all__ = sorted(_HOMES)
 
