@@ -94,3 +94,30 @@ def complete(extras: tuple[str, ...] = EXTRAS) -> None:
         if subprocess.run(command, capture_output=True).returncode:
             names = ", ".join(install)
             print(f"Could not add {names} without moving what is here; the cells that need it will say so.")
+
+
+def checkpoint_folder(
+    name: str, drive: str | Path = "/content/drive/MyDrive", local: str | Path = "checkpoints"
+) -> Path:
+    """A folder for checkpoints that outlives a disconnect if Google Drive is mounted; else a local one, and says so.
+
+    Returns `drive`/lowrank_edu/`name` when `drive` is a folder that can be written to, else `local`/`name`. The
+    folder exists afterwards and what it holds is kept, so the same line serves a first run and a resumed one.
+    Raises ValueError when `name` is not one plain folder name.
+    """
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        raise ValueError(f"name={name!r}: give one plain folder name, such as 'ch07'.")
+    if Path(drive).is_dir():
+        folder = Path(drive, "lowrank_edu", name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            reason = "Google Drive is mounted but refuses to be written to"
+    else:
+        reason = "Google Drive is not mounted"
+    folder = Path(local, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{reason}: checkpoints go to {folder} and are lost with this machine.")
+    return folder

@@ -96,3 +96,36 @@ def test_the_first_cell_stops_with_one_sentence_when_the_address_is_wrong(tmp_pa
     assert done.returncode == 1
     assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
     assert "lowrank-edu.zip" in done.stderr and "nobody/nothing" in done.stderr
+
+
+def test_checkpoints_go_to_a_mounted_drive_and_stay_there(tmp_path, capsys):
+    drive = tmp_path / "MyDrive"
+    drive.mkdir()
+    folder = colab.checkpoint_folder("ch07", drive, tmp_path / "here")
+    assert folder == drive / "lowrank_edu" / "ch07" and folder.is_dir()
+    (folder / "step-10.pt").write_bytes(b"kept")
+    assert colab.checkpoint_folder("ch07", drive, tmp_path / "here") == folder
+    assert [file.name for file in folder.iterdir()] == ["step-10.pt"]
+    assert not (tmp_path / "here").exists() and capsys.readouterr().out == ""
+
+
+def test_without_drive_checkpoints_are_local_and_one_sentence_says_so(tmp_path, capsys):
+    folder = colab.checkpoint_folder("ch07", tmp_path / "absent", tmp_path / "here")
+    assert folder == tmp_path / "here" / "ch07" and folder.is_dir()
+    assert not (tmp_path / "absent").exists(), "a folder that looks like a mounted Drive was made"
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 and "not mounted" in said[0] and str(folder) in said[0]
+
+
+def test_a_drive_that_cannot_be_written_to_is_told_apart(tmp_path, capsys):
+    drive = tmp_path / "MyDrive"
+    drive.mkdir()
+    (drive / "lowrank_edu").write_text("a file where the folder should be")
+    assert colab.checkpoint_folder("ch07", drive, tmp_path / "here") == tmp_path / "here" / "ch07"
+    assert "refuses" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../ch07", "a/b", "a\\b"])
+def test_a_checkpoint_folder_has_a_plain_name(tmp_path, name):
+    with pytest.raises(ValueError, match="plain folder name"):
+        colab.checkpoint_folder(name, tmp_path, tmp_path)
