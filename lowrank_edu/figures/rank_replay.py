@@ -43,7 +43,7 @@ def adalora_replay(results=None, slug="rank-replay"):
         title="Which layers keep their rank?",
         alt=_alt(first),
         caption="Every square is one direction, a triplet of a λ, a row of A and a column of B; empty ones have λ = 0. "
-        "Play it: the first choices are hasty, and a square may come back before the final phase. "
+        "Play it: layers part early, and a square may come back before the final phase. "
         "Compare the runs: do they agree on the layers?",
         controls=[
             Replay("at", "Choice", range(stops), start=0, milliseconds=600),
