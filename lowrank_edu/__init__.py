@@ -26,7 +26,12 @@ _HOMES = {
     "paging": ["paged_adamw"],
     "schedules": ["attach"],
     "checkpoint": ["save_adapter", "load_adapter"],
-    "training": ["train", "evaluate", "sample", "tokenize", "History"],
+    "batches": ["tokenize", "evaluate"],
+    "data": ["read_data", "Stream"],
+    "training": ["train"],
+    "history": ["History"],
+    "sampling": ["sample"],
+    "inspecting": ["inspect_adapter"],
     "checking": ["check", "exercises"],
 }  # fmt: skip
 _MODULES = ["factor", "corpus", "figures", "quant", "updates", "inits", "layers", "memory", "exercises", *_HOMES]

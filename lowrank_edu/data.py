@@ -51,6 +51,10 @@ class Stream:
             raise ValueError(f"{position} is no position of a stream; a position is like {START}.")
         self.position, self._rows = dict(position), None
 
+    def look(self):
+        """The next example, without going on."""
+        return next(_rows(self.source, self.tok, self.max_length, self.pack, self.position, start_over=True))[0]
+
     def __iter__(self):
         return self
 

@@ -14,6 +14,7 @@ from .adapting import adapt, holders
 from .architectures import skeleton, unfuse, without_content
 from .claims import claims
 from .quantizing import Quantization, replace, to_quantize
+from .recomputing import switch_on
 from .schedules import attach
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "Ledger", "claims", "ledger", "plan"]
@@ -135,7 +136,7 @@ def plan(
             saved, again = _forward(model, loss or token_loss, ids), 0
             if checkpointing:
                 again = saved.block()
-                _checkpoint(model)
+                switch_on(model)
                 saved = _forward(model, loss or token_loss, ids)
     return make_ledger(model, gradients, state, saved, again)
 
@@ -182,8 +183,3 @@ def _forward(model, loss, ids):
     del kept
     return saved
 
-
-def _checkpoint(model):
-    """Switch checkpointing on, under the name that this version of transformers has for it."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})

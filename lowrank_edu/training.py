@@ -1,100 +1,35 @@
 """One training loop for all chapters: data in, history out. Only parameters with gradients are trained."""
 
-import csv
-from dataclasses import dataclass, field
+import math
+import signal
+import threading
+from contextlib import contextmanager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm  # the text bar: a widget bar is dead on a page, and its text differs from run to run
 
-from .front import front_length
+from .batches import collate, evaluate, need_data, targets, token_loss, tokenize
+from .data import Stream
+from .history import History
 from .rates import parameter_groups
+from .recomputing import recomputing
+from .resuming import Checkpoints
+from .sampling import sample
 from .schedules import attach
 from .switching import adapter_names
 
+__all__ = ["History", "collate", "evaluate", "sample", "token_loss", "tokenize", "train", "trainable_parameters"]
 
-@dataclass
-class History:
-    """What happened: one entry of `step` and `loss` per step, `eval_step` and `eval_loss` per evaluation.
-
-    Losses are means in nats per target token. `penalty` is what the method's schedule adds to the loss (AdaLoRA),
-    one entry per step, and is not part of `loss`; empty where there is none.
-    """
-
-    step: list[int] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    eval_step: list[int] = field(default_factory=list)
-    eval_loss: list[float] = field(default_factory=list)
-    penalty: list[float] = field(default_factory=list)
-
-    def plot(self, floor=None):
-        """A figure of the losses over steps, with the loss floor of the data if it is known."""
-        from .figures import loss_curve
-
-        return loss_curve(self, floor)
-
-    def to_csv(self, path):
-        """Write one row per step: step, loss, eval_loss (empty where there is none, as is the loss of step
-        0)."""
-        losses = dict(zip(self.step, self.loss, strict=True))
-        evals = dict(zip(self.eval_step, self.eval_loss, strict=True))
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(["step", "loss", "eval_loss"])
-            rows.writerows([s, losses.get(s, ""), evals.get(s, "")] for s in sorted({*losses, *evals}))
-
-
-def tokenize(tok, texts, max_length=None):
-    """Texts to training examples: [{"input_ids", "labels"}], LongTensors.
-
-    Every example starts and ends with the end-of-text token, so that its first word is predicted too; the
-    number of target tokens is then the text's own plus one. Longer ones are cut to `max_length`, ending
-    included.
-    """
-    if isinstance(texts, str):
-        raise ValueError("texts is one string; give a list of strings, even for one text: [text].")
-    if max_length is not None and max_length < 2:
-        raise ValueError(f"max_length={max_length}: an example needs a token to see and one to predict.")
-    data, end = [], [tok.eos_token_id]
-    for ids in tok(list(texts), add_special_tokens=False)["input_ids"] if texts else []:
-        ids = torch.tensor((end + ids + end)[:max_length], dtype=torch.long)
-        data.append({"input_ids": ids, "labels": ids.clone()})
-    return data
-
-
-def collate(examples, device):
-    """Pad a list of examples to one batch; padding is masked out of attention (0) and of the loss (−100)."""
-
-    def pad(key, value):
-        rows = [example[key] for example in examples]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value).to(device)
-
-    ids = pad("input_ids", 0)
-    lengths = torch.tensor([len(example["input_ids"]) for example in examples], device=device)
-    mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
-    return {"input_ids": ids, "attention_mask": mask, "labels": pad("labels", -100)}
-
-
-def token_loss(model, batch):
-    """(sum of the losses in nats, number of target tokens); position t predicts token t + 1."""
-    labels = batch["labels"][:, 1:]
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-    total = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
-    return total, int((labels != -100).sum())
-
-
-@torch.no_grad()
-def evaluate(model, data, *, batch_size=32):
-    """Mean loss of `data` in nats per target token, in eval mode; the first token of an example is given,
-    not scored."""
-    _need_data(model, data)
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    try:
-        parts = [token_loss(model, collate(data[i : i + batch_size], device)) for i in range(0, len(data), batch_size)]
-    finally:
-        model.train(was_training)
-    return sum(float(total) for total, _ in parts) / sum(count for _, count in parts)
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SHAPES = {  # share of the learning rate after share x of the run, behind the warm-up
+    "constant": lambda x: 1.0,
+    "linear": lambda x: 1 - x,
+    "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
+}
+OPTIMIZERS = {
+    "adamw": torch.optim.AdamW,
+    "sgd": lambda groups: torch.optim.SGD(groups, lr=groups[0]["lr"]),
+}
 
 
 def train(
@@ -110,77 +45,213 @@ def train(
     eval_every=None,
     weight_decay=0.0,
     schedule="constant",
+    warmup_steps=0,
+    accumulate=1,
+    max_grad_norm=None,
+    label_smoothing=0.0,
+    gradient_checkpointing=False,
+    precision="auto",
+    optimizer="adamw",
+    patience=None,
+    scorer=None,
+    checkpoint_dir=None,
+    checkpoint_every=None,
     progress=True,
 ):
-    """Train whatever has gradients with AdamW; returns a History.
+    """Train whatever has gradients; returns a History.
 
-    data        examples made by `tokenize`
-    steps       number of optimizer steps, or give epochs
-    schedule    "constant" or "linear" (decay to zero)
-    eval_data   evaluated before the first step, every `eval_every` steps and at the end
+    data             examples made by `tokenize` or `read_data`, or a `Stream` of them
+    steps            number of optimizer steps, or give epochs
+    batch_size       examples of one forward pass; a step has `accumulate` of them, and its loss is the sum over all its
+                     target tokens divided by their number
+    schedule         "constant", "linear" or "cosine" (both decay to zero), after `warmup_steps` of linear rise
+    eval_data        evaluated before the first step, every `eval_every` steps and at the end, with `scorer(model)` if
+                     there is one; after `patience` evaluations without a lower loss the run ends
+    precision        "fp32", "bf16" or "fp16" (with loss scaling) for the products, weights as they are; "auto": bf16 on
+                     a GPU that has it, fp16 on another, fp32 on a CPU
+    gradient_checkpointing   keep the inputs of the blocks only; a third more time, much less memory
+    optimizer        "adamw", "sgd", or a function of parameter groups that makes one
+    checkpoint_dir   keep what the run needs to go on, every `checkpoint_every` steps, at Ctrl-C and at the end. The
+                     same call again continues there, and ends as if it had never been stopped (see `resuming`)
 
     A method's schedule runs by itself; one that has begun goes on (see `attach`). Order and dropout follow `seed`
-    alone; the caller's random state is put back. Raises ValueError when
-    nothing is trainable or an adapter is merged, and FloatingPointError with the step when the loss or its
-    gradient is no longer finite: the parameters are then those before that step.
+    alone; the caller's random state is put back. Raises ValueError when nothing is trainable or an adapter is merged,
+    and FloatingPointError with the step when the loss or its gradient is no longer finite: the parameters are then
+    those before that step.
     """
-    if (steps is None) == (epochs is None):
-        raise ValueError(f"steps={steps}, epochs={epochs}: give one of them.")
-    _need_data(model, data)
-    if schedule not in ("constant", "linear"):
-        raise ValueError(f"schedule={schedule!r} is not 'constant' or 'linear'.")
-    counts = {"batch_size": batch_size, "steps": steps, "epochs": epochs, "eval_every": eval_every}
-    for name, value in counts.items():
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ValueError(f"{name}={value!r}: a whole number ≥ 1.")
-    if not lr > 0:
-        raise ValueError(f"lr={lr!r}: a learning rate is > 0; adapters usually want 1e-4 to 1e-2.")
+    steps = _checked(steps, epochs, data, batch_size, accumulate, lr, schedule, warmup_steps, eval_every)
+    _checked_settings(precision, optimizer, label_smoothing, max_grad_norm, patience, eval_data, checkpoint_every)
+    need_data(model, [data.look()] if isinstance(data, Stream) else data)
     parameters = trainable_parameters(model)
-    steps = steps or epochs * -(-len(data) // batch_size)
-    optimizer = torch.optim.AdamW(parameter_groups(model, lr, weight_decay))
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 - t / steps if schedule == "linear" else 1.0)
     device, was_training, history = parameters[0].device, model.training, History()
-    order = torch.Generator().manual_seed(seed)
+    engine = OPTIMIZERS.get(optimizer, optimizer)(parameter_groups(model, lr, weight_decay))
+    rates = torch.optim.lr_scheduler.LambdaLR(engine, lambda t: _rate(schedule, t, warmup_steps, steps))
+    schedules = attach(model, engine, steps, penalty_in_loss=True) if adapter_names(model) else None
+    cast, scaler = _precision(precision, device)
+    settings = {
+        "steps": steps, "batch_size": batch_size, "accumulate": accumulate, "lr": lr, "seed": seed,
+        "schedule": schedule, "warmup_steps": warmup_steps, "weight_decay": weight_decay, "precision": precision,
+        "label_smoothing": label_smoothing, "max_grad_norm": max_grad_norm, "optimizer": optimizer,
+        "gradient_checkpointing": gradient_checkpointing,
+    }  # fmt: skip
 
     def note_eval(step):
-        if eval_data is not None:
+        if eval_data is not None and step not in history.eval_step:
+            with cast():
+                loss = evaluate(model, eval_data)
+            score = None if scorer is None else float(scorer(model))
             history.eval_step.append(step)
-            history.eval_loss.append(evaluate(model, eval_data))
+            history.eval_loss.append(loss)
+            history.score += [] if score is None else [score]
 
-    note_eval(0)
-    schedules = attach(model, optimizer, steps, penalty_in_loss=True) if adapter_names(model) else None
-    model.train()
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with forked, recomputing(model, gradient_checkpointing), _stoppable() as stop:
             torch.manual_seed(seed)
-            batches = _batches(len(data), batch_size, order)
-            for step in tqdm(range(1, steps + 1), disable=not progress, desc="training", unit="step"):
-                total, count = token_loss(model, collate([data[i] for i in next(batches)], device))
-                loss = total / max(count, 1)  # a batch may hold no target at all
-                optimizer.zero_grad(set_to_none=True)
-                penalty = None if schedules is None else schedules.penalty()
-                (loss if penalty is None else loss + penalty).backward()
-                if not all(torch.isfinite(value).all() for value in (loss, *_gradients(parameters))):
-                    raise FloatingPointError(
-                        f"the loss is {float(loss.detach())} at step {step}, and it or its gradient is not finite; the "
-                        "parameters are those before this step. The usual cause is a learning rate that is too high: "
-                        f"lr={lr}; try a tenth."
-                    )
-                optimizer.step()
-                rates.step()
+            kept = Checkpoints(
+                checkpoint_dir, model, engine, rates, scaler, schedules, data, history, settings
+            )
+            done = kept.resume()
+            batches = _batches(data, batch_size * accumulate, torch.Generator().manual_seed(seed), done)
+            note_eval(0)
+            model.train()
+            for step in tqdm(range(done + 1, steps + 1), disable=not progress, desc="training", unit="step"):
+                if history.stopped:
+                    break
+                rows = next(batches)
+                parts = [collate(rows[i : i + batch_size], device) for i in range(0, len(rows), batch_size)]
+                loss, penalty = _gradients(model, parts, label_smoothing, schedules, cast, scaler)
+                _clip(parameters, max_grad_norm, engine, scaler)
+                if not _finite(loss, parameters, scaler):
+                    raise FloatingPointError(_diverged(loss, step, lr))
+                if _take(engine, scaler):
+                    rates.step()
                 history.step.append(step)
-                history.loss.append(float(loss.detach()))
-                if penalty is not None:
-                    history.penalty.append(float(penalty.detach()))
+                history.loss.append(float(loss))
+                history.penalty += [] if penalty is None else [float(penalty)]
                 if eval_every and step % eval_every == 0 and step < steps:
                     note_eval(step)
+                    model.train()
+                    history.stopped = _early(history, patience)
+                if kept.due(step, checkpoint_every, stop.is_set() or step == steps or history.stopped):
+                    engine.zero_grad(set_to_none=True)
+                    kept.save(step)
+                if stop.is_set():
+                    raise KeyboardInterrupt(f"stopped after step {step} of {steps}. {kept.advice()}")
     finally:
-        optimizer.zero_grad(set_to_none=True)
+        engine.zero_grad(set_to_none=True)
         model.train(was_training)
         if schedules is not None:
             schedules.detach()
-    note_eval(steps)
+    note_eval(history.step[-1] if history.step else steps)
     return history
+
+
+def _gradients(model, parts, label_smoothing, schedules, cast, scaler):
+    """Backward of one step, micro-batch by micro-batch: (loss in nats per target token, penalty or None), detached."""
+    for parameter in model.parameters():
+        parameter.grad = None
+    count = max(sum(targets(part) for part in parts), 1)  # a batch may hold no target at all
+    loss, penalty = 0.0, None
+    for number, part in enumerate(parts, 1):
+        with cast():
+            total, _ = token_loss(model, part, label_smoothing)
+        share = total / count
+        loss = loss + share.detach()
+        if number == len(parts) and schedules is not None:
+            penalty = schedules.penalty()
+            share = share if penalty is None else share + penalty
+        (share if scaler is None else scaler.scale(share)).backward()
+    return loss, None if penalty is None else penalty.detach()
+
+
+def _clip(parameters, max_grad_norm, engine, scaler):
+    if max_grad_norm is not None:
+        if scaler is not None:
+            scaler.unscale_(engine)
+        torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+
+
+def _finite(loss, parameters, scaler):
+    """Loss and gradients are numbers. With loss scaling a gradient may overflow: that step is left out instead."""
+    found = [loss] if scaler is not None else [loss, *(p.grad for p in parameters if p.grad is not None)]
+    return all(torch.isfinite(value).all() for value in found)
+
+
+def _take(engine, scaler):
+    """One optimizer step; False if loss scaling left it out."""
+    if scaler is None:
+        engine.step()
+        return True
+    before = scaler.get_scale()
+    scaler.step(engine)
+    scaler.update()
+    return scaler.get_scale() >= before
+
+
+def _diverged(loss, step, lr):
+    return (
+        f"the loss is {float(loss)} at step {step}, and it or its gradient is not finite; the parameters are those "
+        f"before this step. The usual cause is a learning rate that is too high: lr={lr}; try a tenth."
+    )
+
+
+def _rate(schedule, t, warmup, steps):
+    """Share of the learning rate in step t + 1."""
+    return (t + 1) / warmup if t < warmup else SHAPES[schedule]((t - warmup) / max(steps - warmup, 1))
+
+
+def _precision(precision, device):
+    """(a context for the forward pass, a GradScaler or None)."""
+    if precision == "auto":
+        on_gpu = "bf16" if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+        precision = on_gpu if device.type == "cuda" else "fp32"
+    if precision == "fp32":
+        return nullcontext, None
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
+    return lambda: torch.autocast(device.type, dtype), scaler
+
+
+def _early(history, patience):
+    """Why to stop now, or None."""
+    if patience is None or len(history.eval_loss) <= patience:
+        return None
+    best = min(range(len(history.eval_loss)), key=history.eval_loss.__getitem__)
+    if len(history.eval_loss) - 1 - best < patience:
+        return None
+    return f"no lower loss in {patience} evaluations; the lowest was at step {history.eval_step[best]}"
+
+
+@contextmanager
+def _stoppable():
+    """An event that Ctrl-C sets, so that a step is never cut in half. A second Ctrl-C stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(number, frame):
+        signal.signal(signal.SIGINT, before)
+        stop.set()
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _batches(data, size, generator, skipped):
+    """Endless lists of examples, in a new order each epoch; a stream in its own order, from where it stands."""
+    while isinstance(data, Stream):
+        yield [next(data) for _ in range(size)]
+    while True:
+        for part in torch.randperm(len(data), generator=generator).split(size):
+            skipped -= 1
+            if skipped < 0:
+                yield [data[i] for i in part.tolist()]
 
 
 def trainable_parameters(model):
@@ -195,64 +266,34 @@ def trainable_parameters(model):
     return parameters
 
 
-def _gradients(parameters):
-    return [p.grad for p in parameters if p.grad is not None]
+def _checked(steps, epochs, data, batch_size, accumulate, lr, schedule, warmup_steps, eval_every):
+    """The number of steps; ValueError for settings that cannot be."""
+    if (steps is None) == (epochs is None):
+        raise ValueError(f"steps={steps}, epochs={epochs}: give one of them.")
+    if schedule not in SHAPES:
+        raise ValueError(f"schedule={schedule!r} is not one of {', '.join(map(repr, SHAPES))}.")
+    counts = {"batch_size": batch_size, "steps": steps, "epochs": epochs, "eval_every": eval_every}
+    counts |= {"accumulate": accumulate, "warmup_steps": warmup_steps or None}
+    for name, value in counts.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{name}={value!r}: a whole number ≥ 1.")
+    if not lr > 0:
+        raise ValueError(f"lr={lr!r}: a learning rate is > 0; adapters usually want 1e-4 to 1e-2.")
+    if steps is None and isinstance(data, Stream):
+        raise ValueError("a stream has no end to count epochs by: give steps.")
+    return steps or epochs * -(-len(data) // (batch_size * accumulate))
 
 
-def _batches(n, batch_size, generator):
-    """Endless batches of indices, each epoch in a new order."""
-    while True:
-        for part in torch.randperm(n, generator=generator).split(batch_size):
-            yield part.tolist()
-
-
-def _context(model):
-    """How many tokens the model can see, next to a prefix if it has one."""
-    return getattr(getattr(model, "config", None), "max_position_embeddings", float("inf")) - front_length(model)
-
-
-def _need_data(model, data):
-    if not len(data) or "labels" not in data[0]:
-        raise ValueError("data is a list of examples with input_ids and labels: make it with tokenize(tok, texts).")
-    if not any((example["labels"][1:] != -100).any() for example in data):
-        raise ValueError("data holds no target token: every label after the first is −100 or missing.")
-    longest, room = max(len(example["input_ids"]) for example in data), _context(model)
-    if longest > room:
-        raise ValueError(
-            f"data holds an example of {longest} tokens; this model sees {room}: tokenize(…, max_length={room})."
-        )
-
-
-@torch.no_grad()
-def sample(model, tok, prompts="", *, n=4, max_new_tokens=80, temperature=1.0, seed=0):
-    """n continuations of one prompt (or one of each of several), as a list of texts without special tokens.
-
-    A prompt follows the end-of-text token, as every training example does (`tokenize`). temperature=0 takes the most
-    likely token each time. The caller's random state is put back.
-    """
-    prompts = [prompts] * n if isinstance(prompts, str) else list(prompts)
-    rows = [[tok.eos_token_id] + (tok(p, add_special_tokens=False)["input_ids"] if p else []) for p in prompts]
-    width, device = max(len(ids) for ids in rows), next(model.parameters()).device
-    most = _context(model) - width + 1  # the last new token is not read again
-    if max_new_tokens > most:
-        raise ValueError(
-            f"max_new_tokens={max_new_tokens} after {width} tokens (end-of-text and prompt) is more than this "
-            f"model sees. Take max_new_tokens ≤ {most}."
-        )
-    pad = tok.pad_token_id if tok.pad_token_id is not None else tok.eos_token_id
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    how = (
-        {"do_sample": True, "temperature": float(temperature), "top_k": 0} if temperature > 0 else {"do_sample": False}
-    )
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            out = model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad, **how
-            )
-    finally:
-        model.train(was_training)
-    return tok.batch_decode(out, skip_special_tokens=True)
+def _checked_settings(precision, optimizer, label_smoothing, max_grad_norm, patience, eval_data, checkpoint_every):
+    rules = [
+        (precision in PRECISIONS, f"precision={precision!r} is not one of {', '.join(map(repr, PRECISIONS))}."),
+        (optimizer in OPTIMIZERS or callable(optimizer), f"optimizer={optimizer!r} is not one of {list(OPTIMIZERS)}, "
+         "nor a function of parameter groups."),
+        (0 <= label_smoothing < 1, f"label_smoothing={label_smoothing!r}: a number from 0 to below 1."),
+        (max_grad_norm is None or max_grad_norm > 0, f"max_grad_norm={max_grad_norm!r}: a number > 0."),
+        (patience is None or eval_data is not None, "patience counts evaluations: give eval_data and eval_every."),
+        (checkpoint_every is None or checkpoint_every >= 1, f"checkpoint_every={checkpoint_every!r}: a number ≥ 1."),
+    ]  # fmt: skip
+    for holds, problem in rules:
+        if not holds:
+            raise ValueError(problem)

@@ -52,7 +52,8 @@ MODULES = """
     factor allocation quant quantized quantizing paging updates inits layers schedules rates accounting memory claims
     methods.common methods.lora methods.adalora methods.lorafa methods.vera methods.lamda methods.loraxs methods.aflora
     methods.whole methods.rivals methods.prompts methods.table
-    adapting switching merging training checkpoint peft_format corpus checking
+    adapting switching merging training batches history sampling resuming recomputing data records inspecting
+    checkpoint peft_format corpus checking
 """.split()
 
 

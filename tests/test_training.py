@@ -1,13 +1,16 @@
 """The training loop: reproducible to the bit, counts right, evaluates right, fails without damage."""
 
 import csv
+import json
 
 import pytest
 import torch
 import torch.nn.functional as F
-from models_zoo import gap, logits, same_state, state, tiny
+from models_zoo import TARGETS, gap, logits, same_state, state, tiny
 
 import lowrank_edu as lo
+from lowrank_edu import training
+from lowrank_edu.data import packed
 from lowrank_edu.training import collate
 
 LORA = lo.LoRA(r=3, alpha=7, target_modules=["c_attn", "c_fc"], dropout=0.2)
@@ -204,7 +207,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(where):
     ({"eval_every": 0}, "eval_every=0: a whole number"),
     ({"lr": 0}, "lr=0: a learning rate is > 0"),
     ({"lr": float("nan")}, "lr=nan"),
-    ({"schedule": "cosine"}, "schedule='cosine' is not"),
+    ({"schedule": "steps"}, "schedule='steps' is not one of 'constant', 'linear', 'cosine'"),
+    ({"accumulate": 0}, "accumulate=0: a whole number"),
+    ({"warmup_steps": -1}, "warmup_steps=-1: a whole number"),
+    ({"precision": "fp8"}, "precision='fp8' is not one of"),
+    ({"optimizer": "lion"}, "optimizer='lion' is not one of"),
+    ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
+    ({"max_grad_norm": 0}, "max_grad_norm=0"),
+    ({"patience": 2}, "patience counts evaluations"),
+    ({"checkpoint_every": 0}, "checkpoint_every=0"),
 ])  # fmt: skip
 def test_settings_are_checked_first(settings, words):
     model = adapted()
@@ -248,3 +259,140 @@ def test_collate_pads_on_the_right_and_masks():
         assert torch.equal(batch["input_ids"][row, :n], example["input_ids"])
         assert batch["attention_mask"][row].tolist() == [1] * n + [0] * (batch["input_ids"].shape[1] - n)
         assert (batch["labels"][row, n:] == -100).all() and torch.equal(batch["labels"][row, :n], example["labels"])
+
+
+# ---- one step, however it is cut ----------------------------------------
+UNEQUAL = examples(16, lengths=(3, 16), seed=4)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(1, 8), (2, 4), (3, 3)])
+def test_micro_batches_give_the_loss_of_all_target_tokens(batch_size, accumulate):
+    """The sum over target tokens by their number in the whole step, not the mean of the means."""
+    size = batch_size * accumulate
+    data, method = UNEQUAL[: size * (len(UNEQUAL) // size)], lo.LoRA(r=3, alpha=7, target_modules=["c_attn"])
+    (whole, a), (parts, b) = (
+        run(without_dropout(adapted(method)), data, batch_size=rows, accumulate=times, steps=4)
+        for rows, times in ((size, 1), (batch_size, accumulate))
+    )
+    assert a.loss == pytest.approx(b.loss, rel=1e-6) and gap(logits(whole), logits(parts)) < 1e-5
+    first = [data[i] for i in torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:size].tolist()]
+    means = [lo.evaluate(adapted(method), [example]) for example in first]
+    assert abs(sum(means) / size - b.loss[0]) > 1e-3  # what the mean of the means would be
+
+
+METHODS = [LORA, lo.LoRA(3, 7, ["c_attn"], use_dora=True), lo.LoRA(3, 3, ["c_attn"], init="pissa"),
+           lo.VeRA(4, ["c_attn"]), lo.LaMDA(3, ["c_attn"]), lo.AdaLoRA(2, 3, 6, ["c_attn"]), lo.FullFineTuning(), lo.BitFit(),
+           lo.BottleneckAdapter(4)]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__ + getattr(m, "init", ""))
+def test_checkpointing_with_a_frozen_base_trains_the_same(method):
+    (plain, a), (again, b) = (run(adapted(method), gradient_checkpointing=wanted) for wanted in (False, True))
+    assert a.loss == pytest.approx(b.loss, rel=1e-6) and gap(logits(plain), logits(again)) < 1e-5
+    assert gap(logits(again), logits(adapted(method))) > 1e-4  # the gradient did reach the adapters
+    assert not again.is_activation_checkpointing
+
+
+def test_checkpointing_computes_again_what_it_saves():
+    calls = {}
+    for wanted in (False, True):
+        model = adapted()
+        layer, calls[wanted] = lo.adapted_layers(model)["transformer.h.0.mlp.c_fc"], []
+        layer.register_forward_pre_hook(lambda *_, found=calls[wanted]: found.append(1))
+        run(model, steps=1, gradient_checkpointing=wanted)
+    assert len(calls[True]) == 2 * len(calls[False]) == 2
+
+
+def test_bf16_computes_in_bf16_and_keeps_fp32_weights():
+    seen, model = [], adapted()
+    layer = lo.adapted_layers(model)["transformer.h.0.mlp.c_fc"]
+    layer.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    _, half = run(model, precision="bf16")
+    assert set(seen) == {torch.bfloat16} and {p.dtype for p in model.parameters()} == {torch.float32}
+    full = run()[1].loss
+    assert half.loss == pytest.approx(full, abs=0.05) and half.loss != full
+
+
+def test_fp16_scales_the_loss_and_leaves_out_steps_that_overflow():
+    _, history = run(precision="fp16", steps=8)
+    assert history.loss == pytest.approx(run(steps=8)[1].loss, abs=0.05)
+    fresh = adapted()
+    before = state(fresh)
+    parameters = training.trainable_parameters(fresh)
+    engine, scaler = torch.optim.AdamW(parameters, lr=1.0), torch.amp.GradScaler("cpu")
+    for p in parameters:
+        p.grad = torch.full_like(p, float("inf"))
+    scaler.scale(torch.ones(()))
+    assert not training._take(engine, scaler) and same_state(fresh, before) and scaler.get_scale() == 2.0**15
+
+
+def test_clipping_bounds_the_step():
+    """SGD with rate 1 moves by the gradient, so by max_grad_norm where that is smaller."""
+    sgd = lambda groups: torch.optim.SGD(groups, lr=1.0)  # noqa: E731
+    moved = {}
+    for norm in (None, 1e-3):
+        model = adapted()
+        start = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+        run(model, steps=1, lr=1.0, optimizer=sgd, max_grad_norm=norm)
+        ends = [p for p in model.parameters() if p.requires_grad]
+        moved[norm] = sum(float((a - b.detach()).pow(2).sum()) for a, b in zip(start, ends, strict=True)) ** 0.5
+    assert moved[None] > 0.01 and moved[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_label_smoothing_is_torch_s_and_only_in_training():
+    data = examples(4)
+    model = without_dropout(adapted())
+    batch = collate(data, "cpu")
+    out = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    want = F.cross_entropy(out.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100, label_smoothing=0.1)
+    _, history = run(model, data, steps=1, label_smoothing=0.1, eval_data=data)
+    assert history.loss[0] == pytest.approx(want.item(), rel=1e-5)
+    assert history.eval_loss[0] == lo.evaluate(tiny(), data)
+
+
+@pytest.mark.parametrize(("schedule", "shares"), [
+    ("constant", [1 / 3, 2 / 3, 1, 1, 1, 1, 1]), ("linear", [1 / 3, 2 / 3, 1, 1, 0.75, 0.5, 0.25]),
+    ("cosine", [1 / 3, 2 / 3, 1, 1, 0.8535533905932737, 0.5, 0.14644660940672627]),
+])  # fmt: skip
+def test_rates_rise_and_fall_as_named(schedule, shares):
+    rates = []
+
+    def spy(groups):
+        optimizer = torch.optim.SGD(groups, lr=1.0)
+        optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"] / 1e-3))
+        return optimizer
+
+    run(steps=7, lr=1e-3, schedule=schedule, warmup_steps=3, optimizer=spy)
+    assert rates == pytest.approx(shares)
+
+
+def test_early_stopping_ends_the_run_and_says_where_it_was_best():
+    data = examples()
+    _, history = run(data=data, steps=40, lr=1e-15, eval_data=data[:4], eval_every=1, patience=2)  # nothing improves
+    assert len(history.step) < 10 and "no lower loss in 2 evaluations" in history.stopped
+    best = min(range(len(history.eval_loss)), key=history.eval_loss.__getitem__)
+    assert len(history.eval_loss) - 1 - best == 2 and f"step {history.eval_step[best]}" in history.stopped
+    assert run(data=data, steps=6, lr=1e-3, eval_data=data[:4], eval_every=1, patience=2)[1].stopped is None
+
+
+def test_scores_perplexity_and_json(tmp_path):
+    data = examples()
+    _, history = run(data=data, eval_data=data[:3], eval_every=3, scorer=lambda model: model.training + 0.5)
+    assert history.score == [0.5 + (step == 3) for step in history.eval_step] and len(history.score) == 3
+    assert history.perplexity == pytest.approx([2.718281828 ** loss for loss in history.eval_loss])
+    history.to_json(tmp_path / "h.json")
+    assert json.loads((tmp_path / "h.json").read_text()) == vars(history)
+
+
+# ---- packed rows ----------------------------------------
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_packed_rows_have_the_loss_and_gradient_of_separate_rows(name):
+    data, losses, grads = examples(6, lengths=(3, 7)), [], []
+    for rows in (data, [packed(data[:4]), packed(data[4:])]):
+        model = tiny(name)
+        lo.adapt(model, lo.LoRA(3, 7, TARGETS[name], init="pissa"))
+        total, count = lo.training.token_loss(model, collate(rows, "cpu"))
+        (total / count).backward()
+        losses.append((total.item(), count))
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and gap(*grads) < 1e-5

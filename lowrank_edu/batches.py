@@ -1,0 +1,101 @@
+"""Texts to examples, examples to batches, batches to a loss."""
+
+import torch
+import torch.nn.functional as F
+
+from .front import front_length
+
+
+def tokenize(tok, texts, max_length=None):
+    """Texts to training examples: [{"input_ids", "labels"}], LongTensors.
+
+    Every example starts and ends with the end-of-text token, so that its first word is predicted too; the
+    number of target tokens is then the text's own plus one. Longer ones are cut to `max_length`, ending
+    included.
+    """
+    if isinstance(texts, str):
+        raise ValueError("texts is one string; give a list of strings, even for one text: [text].")
+    if max_length is not None and max_length < 2:
+        raise ValueError(f"max_length={max_length}: an example needs a token to see and one to predict.")
+    data, end = [], [tok.eos_token_id]
+    for ids in tok(list(texts), add_special_tokens=False)["input_ids"] if texts else []:
+        ids = torch.tensor((end + ids + end)[:max_length], dtype=torch.long)
+        data.append({"input_ids": ids, "labels": ids.clone()})
+    return data
+
+
+def collate(examples, device):
+    """Pad a list of examples to one batch; padding is masked out of attention (0) and of the loss (−100).
+
+    Packed rows (see `data.packed`) get a mask (rows, 1, tokens, tokens) that shows a token only its own segment up to
+    itself, and the positions that begin anew with each segment.
+    """
+
+    def pad(key, value):
+        rows = [example[key] for example in examples]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value).to(device)
+
+    ids = pad("input_ids", 0)
+    if "segments" in examples[0]:
+        return {"input_ids": ids, "labels": pad("labels", -100), "position_ids": pad("position_ids", 0),
+                "attention_mask": block_mask(pad("segments", -1))}  # fmt: skip
+    lengths = torch.tensor([len(example["input_ids"]) for example in examples], device=device)
+    mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask, "labels": pad("labels", -100)}
+
+
+def block_mask(segments):
+    """(rows, 1, tokens, tokens) of True where row i may look at column j: same segment, not later."""
+    n = segments.shape[1]
+    earlier = torch.ones(n, n, dtype=torch.bool, device=segments.device).tril()
+    return (earlier & (segments[:, :, None] == segments[:, None, :]))[:, None]
+
+
+def targets(batch):
+    """How many tokens of a batch are learnt; position t predicts token t + 1."""
+    return int((batch["labels"][:, 1:] != -100).sum())
+
+
+def token_loss(model, batch, label_smoothing=0.0):
+    """(sum of the losses in nats, number of target tokens); position t predicts token t + 1."""
+    labels = batch["labels"][:, 1:]
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    logits = model(**inputs).logits[:, :-1]
+    total = F.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum",
+        label_smoothing=label_smoothing,
+    )  # fmt: skip
+    return total, targets(batch)
+
+
+@torch.no_grad()
+def evaluate(model, data, *, batch_size=32):
+    """Mean loss of `data` in nats per target token, in eval mode; the first token of an example is given,
+    not scored."""
+    need_data(model, data)
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        parts = [token_loss(model, collate(data[i : i + batch_size], device)) for i in range(0, len(data), batch_size)]
+    finally:
+        model.train(was_training)
+    return sum(float(total) for total, _ in parts) / sum(count for _, count in parts)
+
+
+def context(model):
+    """How many tokens the model can see, next to a prefix if it has one."""
+    return getattr(getattr(model, "config", None), "max_position_embeddings", float("inf")) - front_length(model)
+
+
+def need_data(model, data):
+    if not len(data) or "labels" not in data[0]:
+        raise ValueError("data is a list of examples with input_ids and labels: make it with tokenize(tok, texts).")
+    if not any((example["labels"][1:] != -100).any() for example in data):
+        raise ValueError("data holds no target token: every label after the first is −100 or missing.")
+    longest, room = max(len(example["input_ids"]) for example in data), context(model)
+    if longest > room:
+        raise ValueError(
+            f"data holds an example of {longest} tokens; this model sees {room}: tokenize(…, max_length={room})."
+        )
+    if front_length(model) and "segments" in data[0]:
+        raise ValueError("packed rows and a prefix or prompt do not go together: read the data with pack=False.")
