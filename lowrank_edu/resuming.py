@@ -130,7 +130,8 @@ def read(place):
     try:
         return together(json.loads((place / "state.json").read_text("utf-8")), load_file(place / "state.safetensors"))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ValueError(f"{place} is damaged ({error}). Delete it, and the run continues from the one before.") from None
+        told = f"{place} is damaged ({error}). Delete it, and the run continues from the one before."
+        raise ValueError(told) from None
 
 
 def sync(path):

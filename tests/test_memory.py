@@ -16,6 +16,7 @@ from lowrank_edu import accounting, memory
 from lowrank_edu.architectures import ARCHITECTURES, configuration, skeleton
 from lowrank_edu.methods import METHODS
 from lowrank_edu.quantized import Quantized
+from lowrank_edu.recomputing import switch_on
 from lowrank_edu.training import collate, token_loss
 
 BYTES = ("parameters", "gradients", "optimizer", "activations", "total", "trainable", "weights")
@@ -129,7 +130,7 @@ def test_the_plan_agrees_in_other_precisions_and_with_checkpointing(name, how):
         lo.quantize(model, how["quantize"], double_quant=how.get("double_quant", True))
     lo.adapt(model, method)
     if "checkpointing" in how:
-        memory._checkpoint(model)
+        switch_on(model)
         assert plan.recomputed > plan.activations // 4
         plan = dataclasses.replace(plan, recomputed=0)  # a step hides it from the ledger
     ledger = measured(model, 2, 9, autocast=how.get("precision") == "mixed")

@@ -4,13 +4,13 @@ import copy
 import io
 import warnings
 
-import bitsandbytes
 import numpy as np
 import peft
 import pytest
 import torch
 import transformers
 from models_zoo import TARGETS, batch, gap, logits, same_state, shaken, state, tiny
+from peer import bitsandbytes
 from torch import nn
 
 import lowrank_edu as lo

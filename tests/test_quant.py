@@ -2,15 +2,17 @@
 
 from statistics import NormalDist
 
-import bitsandbytes.functional as bnb
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peer import bitsandbytes
 
 import lowrank_edu as lo
 from lowrank_edu.quant import QTensor, bits_per_parameter, codebook, dequantize, quantize
+
+bnb = bitsandbytes.functional
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SIZES = [1, 2, 63, 64, 65, 127, 128, 130, 4095, 4097, 65_537, 1_000_000]

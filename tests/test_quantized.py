@@ -4,10 +4,10 @@ import copy
 import gc
 import io
 
-import bitsandbytes
 import pytest
 import torch
 from models_zoo import CONFIGS, batch, gap, logits, same_state, state, tiny
+from peer import bitsandbytes
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 

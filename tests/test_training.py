@@ -281,8 +281,8 @@ def test_micro_batches_give_the_loss_of_all_target_tokens(batch_size, accumulate
 
 
 METHODS = [LORA, lo.LoRA(3, 7, ["c_attn"], use_dora=True), lo.LoRA(3, 3, ["c_attn"], init="pissa"),
-           lo.VeRA(4, ["c_attn"]), lo.LaMDA(3, ["c_attn"]), lo.AdaLoRA(2, 3, 6, ["c_attn"]), lo.FullFineTuning(), lo.BitFit(),
-           lo.BottleneckAdapter(4)]  # fmt: skip
+           lo.VeRA(4, ["c_attn"]), lo.LaMDA(3, ["c_attn"]), lo.AdaLoRA(2, 3, 6, ["c_attn"]), lo.FullFineTuning(),
+           lo.BitFit(), lo.BottleneckAdapter(4)]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__ + getattr(m, "init", ""))
