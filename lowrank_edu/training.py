@@ -133,10 +133,11 @@ def train(
                     note_eval(step)
                     model.train()
                     history.stopped = _early(history, patience)
-                if kept.due(step, checkpoint_every, stop.is_set() or step == steps or history.stopped):
+                asked = stop.is_set()  # once, so that whoever asks to stop also gets a checkpoint
+                if kept.due(step, checkpoint_every, asked or step == steps or history.stopped):
                     engine.zero_grad(set_to_none=True)
                     kept.save(step)
-                if stop.is_set():
+                if asked:
                     raise KeyboardInterrupt(f"stopped after step {step} of {steps}. {kept.advice()}")
     finally:
         engine.zero_grad(set_to_none=True)

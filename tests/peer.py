@@ -1,8 +1,8 @@
 """bitsandbytes as the tests ask it.
 
 On processors with AVX512 its CPU kernel for unpacking (0.50.2) takes the scales of other blocks where a row of the
-weight is a multiple of 16 but no whole number of blocks: a (20, 16) weight in blocks of 64 comes back with errors of 1.7 σ, the
-same numbers as one row with 0.3 σ. So its own portable kernel, which it uses for odd rows, unpacks here.
+weight is a multiple of 16 but no whole number of blocks: a (20, 16) weight in blocks of 64 comes back with errors of
+1.7 σ, the same numbers as one row with 0.3 σ. So its own portable kernel, which it uses for odd rows, unpacks here.
 """
 
 import bitsandbytes

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -188,3 +190,71 @@ def test_plan_agrees_with_the_planner_and_says_what_fits():
     assert "fits on" in lowrank("plan", "gpt2", "--methods", "lora")
     with pytest.raises(ValueError, match="no shapes are written down"):
         lowrank("plan", "gpt-17", "--methods", "lora,none")
+
+
+# ---- finetune ----------------------------------------
+
+
+def run_words(folder, out="mine", steps=6):
+    return [
+        "finetune", "--data", folder / "own.jsonl", "--out", folder / out, "--method", "lora", "--r", 2,
+        "--steps", steps, "--batch-size", 4, "--lr", 5e-3, "--target-modules", "c_attn",
+        "--checkpoint-every", 2, "--seed", 3,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    stories = lo.corpus.stories(24, seed=1, style="pirate")
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in stories))
+    return tmp_path
+
+
+def test_finetune_is_the_training_of_the_package(folder):
+    told = said(*run_words(folder), "--eval-data", folder / "own.jsonl")
+    model, tok = lo.load_model()
+    method = lo.LoRA(2, 4, ("c_attn",))
+    lo.adapt(model, method, seed=3)
+    data = lo.read_data(folder / "own.jsonl", tok, max_length=128)
+    how = {"steps": 6, "batch_size": 4, "lr": 5e-3, "seed": 3, "schedule": "linear", "progress": False}
+    history = lo.train(model, data, eval_data=data, **how)
+    assert told["loss"] == history.loss[-1] and told["eval_loss"] == history.eval_loss[-1]
+    again, _ = lo.load_model()
+    lo.load_adapter(again, folder / "mine")
+    ids = data[0]["input_ids"][None]
+    assert torch.equal(again(input_ids=ids).logits, model.eval()(input_ids=ids).logits)
+    assert (folder / "mine" / "history.csv").read_text().startswith("step,loss,eval_loss")
+    assert not (folder / "mine.checkpoints").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--stream", "--pack", "--max-length", 100]])
+def test_finetune_stopped_by_ctrl_c_goes_on_with_the_same_command(more, folder, monkeypatch):
+    from lowrank_edu import resuming
+
+    original = resuming.Checkpoints.due
+
+    def due(self, step, every, now):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, step, every, now)
+
+    whole = said(*run_words(folder, "whole"), *more)
+    monkeypatch.setattr(resuming.Checkpoints, "due", due)
+    told = lowrank(*run_words(folder), *more, code=130, what="stderr")
+    assert f"stopped after step 4 of 6. The same call again continues from {folder / 'mine.checkpoints'}." in told
+    monkeypatch.setattr(resuming.Checkpoints, "due", original)
+    assert not (folder / "mine").exists() and (folder / "mine.checkpoints").is_dir()
+    told = said(*run_words(folder), *more)
+    assert told["loss"] == whole["loss"]
+    one, other = (load_file(folder / name / "adapter_model.safetensors") for name in ("mine", "whole"))
+    assert all(torch.equal(one[key], other[key]) for key in other)
+
+
+@pytest.mark.parametrize("name", "dora vera adalora lamda lora-xs houlsby prefix bitfit lisa full".split())
+def test_every_kind_of_method_trains_from_the_command_line(name, folder):
+    words = run_words(folder, steps=12)
+    words[words.index("--method") + 1] = name
+    words[words.index("--target-modules") + 1] = "all-linear"
+    assert said(*words)["steps"] == 12
+    model, _ = lo.load_model()
+    lo.load_adapter(model, folder / "mine")

@@ -59,6 +59,7 @@ def train(name, folder, stop=None, data=None, monkeypatch=None, **settings):
 def test_a_stopped_run_ends_as_one_that_never_was(name, tmp_path, monkeypatch):
     straight, whole = train(name, None)
     train(name, tmp_path, stop=4, monkeypatch=monkeypatch)
+    assert resuming.found(tmp_path)[-1].name == "step-000005"  # the step that was under way is kept
     resumed, history = train(name, tmp_path)
     assert history == whole and len(history.loss) == STEPS and same_state(resumed, state(straight))
     if METHODS[name].scheduled:

@@ -26,9 +26,6 @@ def main():
     """
     try:
         app()
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped", file=sys.stderr)
-        raise SystemExit(130) from None
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         if os.environ.get("LOWRANK_TRACEBACK"):
             raise

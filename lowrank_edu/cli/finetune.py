@@ -1,6 +1,7 @@
 """`lowrank finetune`: your data, your adapter. The same command again goes on where it was stopped."""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -70,13 +71,18 @@ def run(
     examples = Stream(data, tok, **shape) if stream else read_data(data, tok, **shape)
     report = adapting.adapt(base, row, seed=seed, quantize=quantize)
     kept = checkpoint_dir or out.with_name(out.name + ".checkpoints")
-    history = training.train(
-        base, examples, steps=steps, epochs=epochs, batch_size=batch_size, accumulate=accumulate, lr=lr, seed=seed,
-        schedule=schedule, warmup_steps=warmup_steps, weight_decay=weight_decay, max_grad_norm=max_grad_norm,
-        label_smoothing=label_smoothing, precision=precision, gradient_checkpointing=gradient_checkpointing,
-        eval_data=None if eval_data is None else read_data(eval_data, tok, max_length=shape["max_length"]),
-        eval_every=eval_every, checkpoint_dir=kept, checkpoint_every=checkpoint_every, progress=not as_json,
-    )  # fmt: skip
+    settings = {
+        "steps": steps, "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "lr": lr, "seed": seed,
+        "schedule": schedule, "warmup_steps": warmup_steps, "weight_decay": weight_decay, "max_grad_norm": max_grad_norm,
+        "label_smoothing": label_smoothing, "precision": precision, "gradient_checkpointing": gradient_checkpointing,
+        "eval_data": None if eval_data is None else read_data(eval_data, tok, max_length=shape["max_length"]),
+        "eval_every": eval_every, "checkpoint_dir": kept, "checkpoint_every": checkpoint_every, "progress": not as_json,
+    }  # fmt: skip
+    try:
+        history = training.train(base, examples, **settings)
+    except KeyboardInterrupt as stop:  # typer would say no more than "Aborted"
+        print(stop, file=sys.stderr)
+        raise typer.Exit(130) from None
     if not _first_process():
         return
     checkpoint.save_adapter(base, out)
