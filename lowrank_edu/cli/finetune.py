@@ -73,8 +73,9 @@ def run(
     kept = checkpoint_dir or out.with_name(out.name + ".checkpoints")
     settings = {
         "steps": steps, "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "lr": lr, "seed": seed,
-        "schedule": schedule, "warmup_steps": warmup_steps, "weight_decay": weight_decay, "max_grad_norm": max_grad_norm,
-        "label_smoothing": label_smoothing, "precision": precision, "gradient_checkpointing": gradient_checkpointing,
+        "schedule": schedule, "warmup_steps": warmup_steps, "weight_decay": weight_decay,
+        "max_grad_norm": max_grad_norm, "label_smoothing": label_smoothing, "precision": precision,
+        "gradient_checkpointing": gradient_checkpointing,
         "eval_data": None if eval_data is None else read_data(eval_data, tok, max_length=shape["max_length"]),
         "eval_every": eval_every, "checkpoint_dir": kept, "checkpoint_every": checkpoint_every, "progress": not as_json,
     }  # fmt: skip
