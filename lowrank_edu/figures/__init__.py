@@ -26,6 +26,7 @@ _HOMES = {
     "four_bits": "code_use",
     "adalora_replay": "rank_replay",
     "rank_budget": "energies",
+    "method_table": "methods_page",
 }
 __all__ = sorted(_HOMES)
 
