@@ -169,7 +169,7 @@ def test_the_figure_moves_and_begins_as_drawn():
         page = figure_page.show(browser, figure.html)
         assert page.evaluate(shown) == names  # the first state is what Python wrote
         stage = page.evaluate("document.querySelector('.lo-stage').innerHTML.replaceAll(' ', '')")
-        plain = figure_page.show(browser, figure.html, java_script_enabled=False)
+        plain = figure_page.show(browser, figure.html, script=False)
         assert plain.locator("[data-row]").count() == len(names)
         assert plain.locator(".lo-stage").inner_html().replace(" ", "") == stage
         page.select_option("select", "name")
