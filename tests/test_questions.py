@@ -35,3 +35,14 @@ def test_every_entry_leads_to_a_section_that_exists(line):
     page = str((ROOT / "book" / target).resolve().relative_to(ROOT))
     assert f"- file: {page}\n" in (ROOT / "_toc.yml").read_text(encoding="utf-8")
     assert section in headings(target)
+
+
+@pytest.mark.parametrize(
+    "theme",
+    """α|4-bit|faster|memory|parameter count|eval()|MergedLinear|c_attn|fan_in_fan_out|target_modules|loaded adapter
+    Gradient checkpointing|model is unchanged|new tokens|several adapters|rank never changes|DoRA slower|NF4|paged|LoftQ
+    dropout|Colab cells|missing in Colab|GPU|T4|numbers different|zero|transposed|merge twice|swapped|solutions|widgets
+    Plotly|dark|screen reader|PDF|code in the page|drifting|translation""".replace("\n", "|").split("|"),
+)
+def test_what_people_ask_again_and_again_is_in_the_index(theme):
+    assert theme.strip().lower() in "\n".join(LINES).lower()
