@@ -14,6 +14,7 @@ from .adapting import adapt, holders
 from .architectures import skeleton, unfuse, without_content
 from .claims import claims
 from .quantizing import Quantization, replace, to_quantize
+from .rates import parameter_groups
 from .recomputing import switch_on
 from .schedules import attach
 
@@ -150,7 +151,7 @@ def _adapt(model, method, quantize):
     adapt(model, method, "planned" if holders(model) else "default", quantize=quantize)
     if not method.scheduled:
         return 0
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    optimizer = torch.optim.SGD(parameter_groups(model, 1.0))
     length_of_run = getattr(method, "total_steps", None) or 10**9
     with attach(model, optimizer, length_of_run) as attachment:
         return sum(schedule.will_keep() for schedule in attachment.schedules.values())

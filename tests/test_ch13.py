@@ -160,6 +160,14 @@ def test_what_the_page_says_about_starts(entries):
     assert [entry["storage"] for entry in entries.values()].count("any: fp32, bf16, NF4") > len(entries) / 2
 
 
+def test_the_planner_counts_every_row_as_the_table_does(entries):
+    model, _ = lo.load_model("tiny-gpt2")
+    for row in lo.methods.table():
+        if row.name != "LoftQ":  # whose codes need the weights
+            want = 1_178_688 if row.name == "LISA" else entries[row.name]["trained"]  # two of four blocks, says the page
+            assert lo.memory.plan(model.config, row.method).trainable == want, row.name
+
+
 # ---- the figure ----------------------------------------
 def test_the_figure_moves_and_begins_as_drawn():
     figure = figures.method_table()

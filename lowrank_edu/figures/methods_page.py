@@ -125,7 +125,7 @@ def method_table(table=None, counts=None, slug="method-table"):
         caption="Open a card for its five answers. Sort by a question: cards with the same answer stand together. "
         "Filter: what is left when the update must merge, when PEFT must read the file, when W0 is in 4 bits? "
         "P-tuning and diff pruning are named for completeness; this package does not implement them, "
-        "so they have no count and appear under “all” only.",
+        "so they have no count and appear under “all” only. LISA's count is that of all blocks; two train at a time.",
         controls=[Select("sort", "Sort by", SORTS), Choice("keep", "Show", FILTERS)],
         data={"rows": short, "sorts": SORTS, "filters": FILTERS},
         stage=_scale(rows),
