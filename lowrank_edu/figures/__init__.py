@@ -25,6 +25,7 @@ _HOMES = {
     "memory_measured": "ledgers",
     "four_bits": "code_use",
     "adalora_replay": "rank_replay",
+    "freezing_front": "front_page",
     "rivals_compared": "rivals_page",
     "rank_budget": "energies",
     "method_table": "methods_page",
