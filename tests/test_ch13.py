@@ -164,7 +164,8 @@ def test_the_planner_counts_every_row_as_the_table_does(entries):
     model, _ = lo.load_model("tiny-gpt2")
     for row in lo.methods.table():
         if row.name != "LoftQ":  # whose codes need the weights
-            want = 1_178_688 if row.name == "LISA" else entries[row.name]["trained"]  # two of four blocks, says the page
+            # of LISA's four blocks two train at a time, as the page says
+            want = 1_178_688 if row.name == "LISA" else entries[row.name]["trained"]
             assert lo.memory.plan(model.config, row.method).trainable == want, row.name
 
 
