@@ -70,6 +70,7 @@ def rivals_compared(results=None, latency=None, slug="rivals"):
         data={"views": shown, "box": [LEFT, WIDE, TOP, STEP, MEANS]},
         stage=svg(LEFT + WIDE + MEANS, TOP + STEP * most + 6, f'<g data-el="rows">{drawn(shown["rivals"])}</g>'),
         draw=script("rivals_page.js"),
+        digits=7,  # rounded twice, 0.22747 would become 0.228
     )
 
 
