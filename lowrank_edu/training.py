@@ -27,7 +27,7 @@ SHAPES = {  # share of the learning rate after share x of the run, behind the wa
     "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
 }
 OPTIMIZERS = {
-    "adamw": torch.optim.AdamW,
+    "adamw": lambda groups: torch.optim.AdamW(groups),
     "sgd": lambda groups: torch.optim.SGD(groups, lr=groups[0]["lr"]),
 }
 
