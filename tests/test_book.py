@@ -1,6 +1,7 @@
 """The rendered book: every link inside it leads somewhere, and a broken reference stops the build."""
 
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,9 @@ def test_chapters_have_their_colab_link(page):
 
 
 def test_pages_name_no_other_host_to_load_from():
-    loaded = re.compile(r'<(?:script|img|iframe|source)[^>]+src="(https?:)?//|<link[^>]+href="(https?:)?//')
+    loaded = re.compile(
+        r'<(?:script|img|iframe|source)[^>]+src="(https?:)?//|<link(?![^>]*rel="canonical")[^>]+href="(https?:)?//'
+    )
     assert [path.name for path in HTML.glob("**/*.html") if loaded.search(path.read_text("utf-8"))] == []
 
 
@@ -117,3 +120,17 @@ def test_only_what_is_stale_is_forgotten(tmp_path):
     (tmp_path / "book" / "_static" / "book.css").write_text("b {}")
     forget_what_is_stale(tmp_path, tmp_path)
     assert [path.exists() for path in kept] == [True, False, False]
+
+
+def test_every_page_of_the_sitemap_is_there_and_described():
+    urls = re.findall(r"<loc>(.*?)</loc>", (HTML / "sitemap.xml").read_text("utf-8"))
+    home = re.match(r"https://[^/]+/[^/]+/", urls[0])[0]
+    chapters = sorted((HTML / "chapters").glob("*.html"))
+    assert {f"{home}chapters/{path.name}" for path in chapters} <= set(urls) and len(chapters) == 13
+    listed = (HTML / "llms.txt").read_text("utf-8")
+    for url in urls:
+        text = (HTML / url.removeprefix(home)).read_text("utf-8")
+        description = unescape(re.search(r'<meta name="description" content="([^"]+)"', text)[1])
+        assert 40 < len(description) <= 185 and f'<meta property="og:url" content="{url}"' in text
+        assert f"]({url}): {description}" in listed or url.endswith("intro.html")
+    assert home in (HTML / "404.html").read_text("utf-8")

@@ -1,0 +1,45 @@
+"""What is done to the finished pages: done once or twice, it is the same. Built pages are looked at in test_book."""
+
+import gzip
+import re
+import threading
+import urllib.request
+
+import pages
+import serve
+
+RAW = """<head><meta name="viewport" content="a" /><meta name="viewport" content="b" />
+<script defer src="../_static/scripts/fontawesome.js?digest=1"></script>
+<script src="../_static/documentation_options.js?v=9"></script><script src="../_static/doctools.js?v=1"></script>
+<script>DOCUMENTATION_OPTIONS.pagename = 'x'</script></head>
+<div id="pst-primary-sidebar" class="bd"><img src="_static/logo.svg" class="logo" alt="x"></div>
+<button class="btn search-button-field x" title="Search" aria-label="Search" data-y="">Search</button>
+<div role="list" class="citation-list"><div class="citation" role="doc-biblioentry"></div></div>
+<summary aria-label="Toggle hidden content"><p>Show</p></summary>"""
+
+
+def test_a_page_gets_what_it_needs_and_twice_is_once():
+    once = pages.polished(RAW, "const DOCUMENTATION_OPTIONS = {};")
+    assert "fontawesome" not in once and "doc-biblioentry" not in once and 'role="list"' not in once
+    assert "<script>const DOCUMENTATION_OPTIONS = {};</script><script defer src=" in once
+    assert once.count("viewport") == 1 and 'role="complementary" aria-label="Book" class="bd"' in once
+    assert 'title="Search" data-y' in once and "<summary><p>" in once and 'width="110" height="110"' in once
+    assert pages.polished(once, "other") == once
+
+
+def test_glyphs_leave_the_stylesheet_and_nothing_else_does():
+    fonts = "@font-face{font-family:Font Awesome\\ 6 Free;src:url(x)}"
+    css = fonts + '.fa-bars:before,.fa-navicon:before{content:"\\f0c9"}a{b:c}'
+    assert re.sub("|".join(pages.GLYPHS), "", css) == "a{b:c}"
+
+
+def test_a_served_page_is_compressed_and_whole(tmp_path):
+    (tmp_path / "a.html").write_text("<p>x</p>" * 500)
+    with serve.server(tmp_path) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{found.server_port}/a.html"
+        asked = urllib.request.Request(address, headers={"Accept-Encoding": "gzip"})
+        body = urllib.request.urlopen(asked).read()
+        assert len(body) < 200 and gzip.decompress(body).decode() == "<p>x</p>" * 500
+        assert urllib.request.urlopen(address).read().decode() == "<p>x</p>" * 500
+        found.shutdown()
