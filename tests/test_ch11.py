@@ -141,7 +141,8 @@ def test_what_the_page_says_about_bytes():
     tiny, _ = lo.load_model("tiny-gpt2")
     plan = lambda method, **how: lo.memory.plan(tiny, method, batch=8, length=64, **how)  # noqa: E731
     rows = [lo.LoRA(8, 16, "all-linear"), lo.LoRAFA(8, 16, "all-linear"), lo.LaMDA(8, "all-linear"),
-            lo.LaMDA(8, "all-linear", freeze_share=0.0), lo.VeRA(64, "all-linear"), lo.AFLoRA(8, "all-linear")]  # fmt: skip
+            lo.LaMDA(8, "all-linear", freeze_share=0.0), lo.VeRA(64, "all-linear"),
+            lo.AFLoRA(8, "all-linear")]  # fmt: skip
     held = [plan(row).activations for row in rows]
     assert held[1] / held[0] == pytest.approx(0.7, abs=0.03) and held[1] == held[3] < held[2] < 1.02 * held[1]
     assert min(held[4], held[5]) > held[0]

@@ -19,6 +19,7 @@ _HOMES = {
     "rank_picture": "picture",
     "block_anatomy": "anatomy",
     "training_replay": "samples",
+    "facts_replay": "samples",
     "learning_map": "scale_map",
     "start_race": "races",
     "memory_planner": "ledgers",

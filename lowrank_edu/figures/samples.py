@@ -2,6 +2,8 @@
 
 from html import escape
 
+from .. import shipped
+from ..corpus.restaurants import restaurants, slot_accuracy
 from ..corpus.styles import get
 from .page import Choice, Figure, Replay, meter, script, tiles
 
@@ -20,6 +22,7 @@ def training_replay(record, slug="replay", title="When does the style arrive?", 
 
     record: {"style", "steps", "loss", "score", "texts"}: per stop the step, the loss on held-out texts in
     nats a token, the mean style score (0 … 1), and a list of texts; "floor": the loss that no model can beat.
+    "marks": the words to mark, if they are not those of a style of the corpus.
     ValueError: the lists differ in length.
     """
     stops = len(record["steps"])
@@ -41,7 +44,7 @@ def training_replay(record, slug="replay", title="When does the style arrive?", 
         caption=caption,
         controls=controls,
         data={k: record[k] for k in ("style", "loss", "score", "texts", "floor")}
-        | {"step": record["steps"], "marks": sorted(get(record["style"]).marks)},
+        | {"step": record["steps"], "marks": sorted(record.get("marks") or get(record["style"]).marks)},
         stage=f'<p class="text" data-el="text">{escape(record["texts"][0][0].strip())}</p>',
         panel=tiles(
             ("score", f"{100 * record['score'][0]:.0f} %", f"{record['style']} marks"),
@@ -55,3 +58,28 @@ def training_replay(record, slug="replay", title="When does the style arrive?", 
 
 def _labels(record):
     return [f"{step:,}" for step in record["steps"]]
+
+
+def facts_replay(results=None, slug="facts-replay"):
+    """SmolLM2 learning to say a table: the first recorded run of chapter 7, stop by stop.
+
+    results: what `shipped.results("ch07_real")` gives (default).
+    """
+    results = results or shipped.results("ch07_real")
+    run, facts = results["runs"]["smollm2-135m lora 0"], restaurants(8, 7)[0]
+    stops = results["stops"]["smollm2-135m"]
+    record = {
+        "style": "fact",
+        "steps": stops,
+        "loss": [run["before"], *(run["curve"][stop - 1] for stop in stops[1:])],
+        "score": [slot_accuracy(facts, text) for text in run["texts"]],
+        "texts": [[text or "(nothing)"] for text in run["texts"]],
+        "floor": run["floor"],
+        "marks": list(vars(facts).values()),
+    }
+    caption = (
+        f"The table: {results['prompt']} Greedy completions of one recorded run; words of the table are marked. After "
+        "the first stop the loss is that of the batch just trained on. What comes first, the form of the sentence or "
+        "its facts?"
+    )
+    return training_replay(record, slug, "When do the facts arrive?", caption)
