@@ -12,8 +12,8 @@ say them are the completion; only the completion is learnt. "runs" has a row for
   other    loss on text of another kind, before and after: plain stories for the tiny model, English prose for SmolLM2
   texts    the completion of one held-out record at each stop
 
-SmolLM2-135M-Instruct is dequantised from its 4-bit file. Every method has one learning rate, chosen by hand on another
-seed and not tuned further; "steps" and "batch" are in the file.
+SmolLM2-135M-Instruct is dequantised from its 4-bit file. Every method has one learning rate, chosen by hand and
+not tuned; "steps" and "batch" are in the file.
 """
 
 import copy
