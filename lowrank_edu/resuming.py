@@ -28,13 +28,13 @@ KEEP, EVERY = 2, 50
 class Checkpoints:
     """The checkpoints of one run. Without a folder nothing is ever written."""
 
-    def __init__(self, folder, model, optimizer, rates, scaler, schedules, data, history, settings):
+    def __init__(self, folder, model, optimizer, rates, scaler, schedules, data, history, settings, eval_data=None):
         self.folder = None if folder is None else Path(folder)
         self.model, self.optimizer, self.rates, self.scaler = model, optimizer, rates, scaler
         self.schedules = {} if schedules is None else schedules.schedules
         self.data, self.history = data, history
         if self.folder is not None:
-            self.mark = fingerprint(model, data, settings)
+            self.mark = fingerprint(model, data, settings, eval_data)
 
     def due(self, step, every, now):
         """Whether to write a checkpoint after this step."""
@@ -77,7 +77,7 @@ class Checkpoints:
                 shutil.rmtree(place)
             os.replace(aside, place)
             sync(self.folder)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
             shutil.rmtree(aside, ignore_errors=True)
             raise OSError(
                 f"the checkpoint after step {step} could not be written to {self.folder}: {error}. "
@@ -190,17 +190,29 @@ def together(value, tensors):
 # ---- is it the same run? ----------------------------------------
 
 
-def fingerprint(model, data, settings):
+def fingerprint(model, data, settings, eval_data=None):
     """What must be equal for two runs to end alike."""
     methods = {name: repr(method) for name, method in model.__dict__.get("lowrank_methods", {}).items()}
     return {key: repr(value) for key, value in settings.items()} | {
         "adapters": repr(methods),
         "data": data_mark(data),
+        "evaluation data": "none" if eval_data is None else data_mark(eval_data),
+        "frozen weights": frozen_mark(model),
         "torch": torch.__version__,
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": str(torch.get_num_threads()),
         "device": next(model.parameters()).device.type,
     }
+
+
+def frozen_mark(model):
+    """16 digits of all weights and buffers that training does not change."""
+    digest, changing = hashlib.sha256(), set(trained_state(model))
+    for key, value in model.state_dict().items():
+        if key not in changing:
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def data_mark(data):

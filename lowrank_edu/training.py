@@ -1,6 +1,7 @@
 """One training loop for all chapters: data in, history out. Only parameters with gradients are trained."""
 
 import math
+import os
 import signal
 import threading
 from contextlib import contextmanager, nullcontext
@@ -79,6 +80,11 @@ def train(
     and FloatingPointError with the step when the loss or its gradient is no longer finite: the parameters are then
     those before that step.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: this loop trains on one device. Several processes would each "
+            "train on all of the data. Start it without torchrun, or with one process."
+        )
     steps = _checked(steps, epochs, data, batch_size, accumulate, lr, schedule, warmup_steps, eval_every)
     _checked_settings(precision, optimizer, label_smoothing, max_grad_norm, patience, eval_data, checkpoint_every)
     need_data(model, [data.look()] if isinstance(data, Stream) else data)
@@ -92,7 +98,7 @@ def train(
         "steps": steps, "batch_size": batch_size, "accumulate": accumulate, "lr": lr, "seed": seed,
         "schedule": schedule, "warmup_steps": warmup_steps, "weight_decay": weight_decay, "precision": precision,
         "label_smoothing": label_smoothing, "max_grad_norm": max_grad_norm, "optimizer": optimizer,
-        "gradient_checkpointing": gradient_checkpointing,
+        "gradient_checkpointing": gradient_checkpointing, "eval_every": eval_every, "patience": patience,
     }  # fmt: skip
 
     def note_eval(step):
@@ -109,7 +115,7 @@ def train(
         with forked, recomputing(model, gradient_checkpointing), _stoppable() as stop:
             torch.manual_seed(seed)
             kept = Checkpoints(
-                checkpoint_dir, model, engine, rates, scaler, schedules, data, history, settings
+                checkpoint_dir, model, engine, rates, scaler, schedules, data, history, settings, eval_data
             )
             done = kept.resume()
             batches = _batches(data, batch_size * accumulate, torch.Generator().manual_seed(seed), done)

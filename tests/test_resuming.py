@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from models_zoo import same_state, state, tiny
+from safetensors import SafetensorError
 from test_training import examples
 
 import lowrank_edu as lo
@@ -139,14 +140,15 @@ def test_killed_at_any_moment_also_inside_a_write(writes, tmp_path):
     assert not list(folder.glob(".*partial"))
 
 
-def test_a_full_disk_is_an_error_and_the_checkpoint_before_is_whole(tmp_path, monkeypatch):
+@pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), SafetensorError("No space left")])
+def test_a_full_disk_is_an_error_and_the_checkpoint_before_is_whole(problem, tmp_path, monkeypatch):
     train("lora", tmp_path, stop=3, monkeypatch=monkeypatch)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     real = resuming.save_file
 
     def full(tensors, path):
         real(tensors, path)
-        raise OSError(28, "No space left on device")
+        raise problem
 
     monkeypatch.setattr(resuming, "save_file", full)
     with pytest.raises(OSError, match=r"after step 6 could not be written .*No space left.*ones before are whole"):
@@ -168,8 +170,9 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
 @pytest.mark.parametrize(("change", "words"), [
     ({"lr": 2e-2}, "lr: 0.01 there, 0.02 here"), ({"steps": 13}, "steps: 12 there, 13 here"),
     ({"seed": 4}, "seed: 3 there, 4 here"), ({"data": examples(10, seed=9)}, "data: "),
-    ({"name": "lora+"}, "adapters: "), ({"threads": 77}, "threads: .* there, 77 here"),
-    ({"torch": "2.9.1"}, "torch: .* there, 2.9.1 here"),
+    ({"eval_every": 2}, "eval_every: None there, 2 here"), ({"eval_data": examples(3)}, "evaluation data: none there"),
+    ({"base": True}, "frozen weights: "), ({"name": "lora+"}, "adapters: "),
+    ({"threads": 77}, "threads: .* there, 77 here"), ({"torch": "2.9.1"}, "torch: .* there, 2.9.1 here"),
 ])  # fmt: skip
 def test_another_run_is_refused_by_name(change, words, tmp_path, monkeypatch):
     train("lora", tmp_path, stop=3, monkeypatch=monkeypatch)
@@ -178,11 +181,13 @@ def test_another_run_is_refused_by_name(change, words, tmp_path, monkeypatch):
     if "torch" in change:
         monkeypatch.setattr(torch, "__version__", "2.9.1")
     model = tiny()
+    if "base" in change:
+        model.transformer.ln_f.bias.data += 1e-6
     lo.adapt(model, METHODS[change.get("name", "lora")])
     before = state(model)
     settings = {"steps": STEPS, "batch_size": 4, "lr": 1e-2, "seed": 3, "schedule": "cosine", "warmup_steps": 2,
                 "progress": False, "data": examples(10)} | change  # fmt: skip
-    for key in ("name", "threads", "torch"):
+    for key in ("name", "threads", "torch", "base"):
         settings.pop(key, None)
     with pytest.raises(ValueError, match=rf"is of another run.*{words}.*new checkpoint_dir"):
         lo.train(model, checkpoint_dir=tmp_path, **settings)

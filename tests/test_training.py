@@ -396,3 +396,12 @@ def test_packed_rows_have_the_loss_and_gradient_of_separate_rows(name):
         losses.append((total.item(), count))
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and gap(*grads) < 1e-5
+
+
+def test_several_processes_are_refused_until_they_share_the_data(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    model = adapted()
+    before = state(model)
+    with pytest.raises(ValueError, match="WORLD_SIZE=2: this loop trains on one device"):
+        run(model)
+    assert same_state(model, before)

@@ -1,4 +1,4 @@
-"""`python -m lowrank_edu.cli`, for `accelerate launch -m lowrank_edu.cli` and `torchrun -m lowrank_edu.cli`."""
+"""`python -m lowrank_edu.cli` is the same as `lowrank`."""
 
 from .app import main
 
