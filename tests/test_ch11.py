@@ -149,6 +149,31 @@ def test_what_the_page_says_about_bytes():
     assert len({plan(row, checkpointing=True).activations for row in rows}) == 1  # "the same for all of them"
 
 
+def test_what_the_page_says_about_whole_steps():
+    tiny, _ = lo.load_model("tiny-gpt2")
+    methods = lo.LoRA(8, 16, "all-linear"), lo.LaMDA(8, "all-linear")
+
+    def ratio(model, length, **how):
+        lora, lamda = (lo.memory.plan(model, row, batch=8, length=length, **how).total for row in methods)
+        return lora / lamda
+
+    assert ratio(tiny, 64) == pytest.approx(1.30, abs=0.01)
+    assert ratio("gpt2", 512) == pytest.approx(1.12, abs=0.02)
+    assert ratio("gpt2", 512, checkpointing=True) == pytest.approx(1.04, abs=0.01)
+
+
+@pytest.mark.parametrize(("decay", "beta", "way"), [(0.1, 0.9, 0.036), (0.0, 0.9, 0.031), (0.1, 0.0, 0.005)])
+def test_what_the_page_says_about_zeroed_gradients(decay, beta, way):
+    B = torch.nn.Parameter(torch.ones(4, 3))
+    optimizer = torch.optim.AdamW([B], lr=0.01, weight_decay=decay, betas=(beta, 0.999))
+    stops = []
+    for step in range(8):
+        stops.append(B.detach().clone())
+        B.grad = torch.ones(4, 3) if step < 3 else torch.zeros(4, 3)
+        optimizer.step()
+    assert (B.detach() - stops[3]).abs().max().item() == pytest.approx(way, abs=6e-4)
+
+
 def test_the_figure_shows_the_file(results):
     figure = figures.freezing_front()
     runs, steps = front_page.recorded(results)
