@@ -7,7 +7,7 @@ changes nothing, because an unchanged page is kept from the last build.
 from __future__ import annotations
 
 import re
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
 # (what the theme writes, what a page gets instead)
@@ -78,7 +78,6 @@ def add_metadata(app, page, template, context, doctree):
         f'<link rel="canonical" href="{home}{page}.html" />',
     ]
     context["metatags"] = context.get("metatags", "") + "\n    ".join(["", *tags])
-    app.env.lowrank_pages = getattr(app.env, "lowrank_pages", {}) | {page: (title, text)}
 
 
 MISSING = """<!DOCTYPE html>
@@ -101,8 +100,7 @@ def finish(app, exception):
         if "_static" not in path.parts:
             rewrite(path, lambda html: polished(html, options))
     rewrite(out / "_static" / "styles" / "pydata-sphinx-theme.css", lambda css: re.sub("|".join(GLYPHS), "", css))
-    home, pages = address(app), getattr(app.env, "lowrank_pages", {})
-    pages = {page: told for page, told in pages.items() if page in app.env.found_docs}
+    home, pages = address(app), told(out, app.env.found_docs)
     urls = "".join(f"<url><loc>{escape(home)}{page}.html</loc></url>\n" for page in sorted(pages))
     site = "http://www.sitemaps.org/schemas/sitemap/0.9"
     files = {
@@ -113,6 +111,18 @@ def finish(app, exception):
     }
     for name, text in files.items():
         (out / name).write_text(text, "utf-8")
+
+
+def told(out, docs) -> dict[str, tuple[str, str]]:
+    """{page: (title, description)}, read from the pages themselves: a build writes only those that have changed."""
+    found = {}
+    for page in docs:
+        path = out / f"{page}.html"
+        text = path.read_text("utf-8") if path.exists() else ""
+        tags = [re.search(rf'<meta property="og:{key}" content="([^"]*)"', text) for key in ("title", "description")]
+        if all(tags):
+            found[page] = tuple(unescape(tag[1]) for tag in tags)
+    return found
 
 
 def rewrite(path, change):
