@@ -87,6 +87,14 @@ def context(model):
     return getattr(getattr(model, "config", None), "max_position_embeddings", float("inf")) - front_length(model)
 
 
+def need_stream(model, stream):
+    """What `need_data` asks of a list, asked of a stream, whose longest example is not known before it comes."""
+    most, room = stream.max_length, context(model)
+    if room < float("inf") and (most is None or most > room):
+        raise ValueError(f"the stream has max_length={most}; this model sees {room}: Stream(…, max_length={room}).")
+    need_data(model, [stream.look()])
+
+
 def need_data(model, data):
     if not len(data) or "labels" not in data[0]:
         raise ValueError("data is a list of examples with input_ids and labels: make it with tokenize(tok, texts).")

@@ -183,4 +183,3 @@ def _forward(model, loss, ids):
         saved.look()
     del kept
     return saved
-

@@ -149,7 +149,7 @@ def trained_state(model):
     """{name: tensor} of all that training may have changed: what has gradients, and all of every update."""
     state = model.state_dict(keep_vars=True)
     return {
-        key: value.detach().clone()
+        key: value.detach()
         for key, value in state.items()
         if value.requires_grad or re.search(r"(^|\.)updates\.", key)
     }
@@ -207,11 +207,11 @@ def fingerprint(model, data, settings, eval_data=None):
 
 def frozen_mark(model):
     """16 digits of all weights and buffers that training does not change."""
-    digest, changing = hashlib.sha256(), set(trained_state(model))
+    digest, changing = hashlib.sha256(), trained_state(model)
     for key, value in model.state_dict().items():
         if key not in changing:
             digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 
@@ -223,5 +223,5 @@ def data_mark(data):
     digest = hashlib.sha256()
     for example in data:
         for key in sorted(example):
-            digest.update(example[key].numpy().tobytes())
+            digest.update(example[key].contiguous().numpy())
     return digest.hexdigest()[:16]

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from tqdm import tqdm  # the text bar: a widget bar is dead on a page, and its text differs from run to run
 
-from .batches import collate, evaluate, need_data, targets, token_loss, tokenize
+from .batches import collate, evaluate, need_data, need_stream, targets, token_loss, tokenize
 from .data import Stream
 from .history import History
 from .rates import parameter_groups
@@ -87,7 +87,7 @@ def train(
         )
     steps = _checked(steps, epochs, data, batch_size, accumulate, lr, schedule, warmup_steps, eval_every)
     _checked_settings(precision, optimizer, label_smoothing, max_grad_norm, patience, eval_data, checkpoint_every)
-    need_data(model, [data.look()] if isinstance(data, Stream) else data)
+    need_stream(model, data) if isinstance(data, Stream) else need_data(model, data)
     parameters = trainable_parameters(model)
     device, was_training, history = parameters[0].device, model.training, History()
     engine = OPTIMIZERS.get(optimizer, optimizer)(parameter_groups(model, lr, weight_decay))
@@ -126,6 +126,7 @@ def train(
                     break
                 rows = next(batches)
                 parts = [collate(rows[i : i + batch_size], device) for i in range(0, len(rows), batch_size)]
+                engine.zero_grad(set_to_none=True)
                 loss, penalty = _gradients(model, parts, label_smoothing, schedules, cast, scaler)
                 _clip(parameters, max_grad_norm, engine, scaler)
                 if not _finite(loss, parameters, scaler):
@@ -141,7 +142,6 @@ def train(
                     history.stopped = _early(history, patience)
                 asked = stop.is_set()  # once, so that whoever asks to stop also gets a checkpoint
                 if kept.due(step, checkpoint_every, asked or step == steps or history.stopped):
-                    engine.zero_grad(set_to_none=True)
                     kept.save(step)
                 if asked:
                     raise KeyboardInterrupt(f"stopped after step {step} of {steps}. {kept.advice()}")
@@ -156,8 +156,6 @@ def train(
 
 def _gradients(model, parts, label_smoothing, schedules, cast, scaler):
     """Backward of one step, micro-batch by micro-batch: (loss in nats per target token, penalty or None), detached."""
-    for parameter in model.parameters():
-        parameter.grad = None
     count = max(sum(targets(part) for part in parts), 1)  # a batch may hold no target at all
     loss, penalty = 0.0, None
     for number, part in enumerate(parts, 1):

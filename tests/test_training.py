@@ -10,7 +10,7 @@ from models_zoo import TARGETS, gap, logits, same_state, state, tiny
 
 import lowrank_edu as lo
 from lowrank_edu import training
-from lowrank_edu.data import packed
+from lowrank_edu.data import Stream, packed
 from lowrank_edu.training import collate
 
 LORA = lo.LoRA(r=3, alpha=7, target_modules=["c_attn", "c_fc"], dropout=0.2)
@@ -405,3 +405,20 @@ def test_several_processes_are_refused_until_they_share_the_data(monkeypatch):
     with pytest.raises(ValueError, match="WORLD_SIZE=2: this loop trains on one device"):
         run(model)
     assert same_state(model, before)
+
+
+@pytest.mark.parametrize("most", [None, 33])
+def test_a_stream_that_may_outgrow_the_model_is_refused_before_the_first_step(most):
+    class Tok:
+        eos_token_id = 2
+
+        def __call__(self, text, add_special_tokens=False):
+            return {"input_ids": [5] * len(text)}
+
+    model = adapted()
+    before = state(model)
+    rows = [{"text": "short"}, {"text": "x" * 40}]
+    with pytest.raises(ValueError, match=rf"max_length={most}; this model sees 32: Stream\(…, max_length=32\)"):
+        run(model, Stream(rows, Tok(), max_length=most))
+    assert same_state(model, before)
+    assert len(run(model, Stream(rows, Tok(), max_length=32))[1].loss) == 6
