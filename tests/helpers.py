@@ -32,6 +32,15 @@ def assert_distinct_sentences(exercise, wrong_answers: dict, right_answers=()) -
     return results
 
 
+def assert_each_option_has_its_sentence(exercise, wrong: int, right_answers=()):
+    """A choice with this many wrong options: none passes, each has its own sentence; the right answers pass."""
+    results = [examine(exercise, option) for option in exercise.options if option != exercise.reference]
+    assert not any(result.passed for result in results), exercise.id
+    assert len(results) == len({result.message for result in results}) == wrong, exercise.id
+    for answer in [exercise.reference, *right_answers]:
+        assert examine(exercise, answer).passed, f"{exercise.id}: {answer!r} does not pass"
+
+
 def assert_notebook_shows(exercises, notebook: str):
     """chapters/<notebook> has, for each exercise: its title, card, one check, two hints and the solution."""
     cells = json.loads((CHAPTERS / notebook).read_text(encoding="utf-8"))["cells"]
