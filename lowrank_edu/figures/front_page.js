@@ -2,7 +2,7 @@
 (state, data, $) => {
   const run = data.runs[state.run], now = run.filter(row => row[0] <= state.step).at(-1), [left, top, cell, tall] = data.b;
   $.html("columns", Array.from({length: data.r}, (_, k) =>
-    `<rect x="${left + cell * k}" y="${top}" width="${cell - 4}" height="${tall}" rx="3" ${k < now[1] ? 'fill="currentColor" fill-opacity=".18"' : 'fill="var(--a)"'}/>`).join(""));
+    `<rect x="${left + cell * k}" y="${top}" width="${cell - 4}" height="${tall}" rx="3" ${k < now[1] ? 'fill="currentColor" fill-opacity=".18" stroke="currentColor" stroke-dasharray="3 3"' : 'fill="var(--a)"'}/>`).join(""));
   const [x, y, wide, high] = data.box, most = run[0][2], level = v => y + high * (1 - v / most);
   $.attr("stairs", {d: $.path(run.flatMap(([step, , count], k) => {
     const end = k + 1 < run.length ? run[k + 1][0] : data.steps;

@@ -37,8 +37,9 @@ def freezing_front(results=None, slug="front"):
         alt=f"A matrix B with {R} columns, and below it a staircase: the numbers that are trained over {steps} steps. "
         f"With B frozen by 30 percent of the run they fall from {first[0][2]:,} to {first[-1][2]:,} by step "
         f"{first[-1][0]}; as released, only {runs['lamda as released'][-1][1]} of {R} columns ever stop.",
-        caption="Grey columns are frozen, those of the largest singular values first. Move the step, then compare the "
-        "three schedules. The second slider is apart from the run: what one square layer of width d trains with r = 8.",
+        caption="Grey columns with a dashed edge are frozen, the first one first: with a spectral start, that of the "
+        "largest singular value. Move the step, then compare the three schedules. The second slider is apart from "
+        "the run: what one square layer of width d trains with r = 8.",
         controls=[
             Slider("step", "Step", range(0, steps + 1, 4), start=0),
             Choice("run", "Schedule", RUNS),
@@ -77,7 +78,7 @@ def _stage(run, steps):
     return svg(
         350,
         y + high + 24,
-        f'<text x="{LEFT}" y="14">B, {R} columns: largest σ on the left</text><g data-el="columns">{columns}</g>'
+        f'<text x="{LEFT}" y="14">B, {R} columns, the first on the left</text><g data-el="columns">{columns}</g>'
         f'<rect x="{LEFT + CELL * R + 14}" y="{TOP}" width="40" height="40" rx="3" fill="var(--b)"/>'
         f'<text x="{LEFT + CELL * R + 60}" y="{TOP + 24}">Σ</text>'
         f'<text x="{LEFT}" y="{y - 12}">numbers still trained</text>'

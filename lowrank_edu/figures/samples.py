@@ -38,7 +38,7 @@ def training_replay(record, slug="replay", title="When does the style arrive?", 
     return Figure(
         slug=slug,
         title=title,
-        alt=f"A story written by the model. Over {record['steps'][-1]} training steps the share of "
+        alt=f"A text written by the model. Over {record['steps'][-1]} training steps the share of "
         f"{record['style']} marks goes from {record['score'][0]:.0%} to {record['score'][-1]:.0%}, and the "
         f"loss from {record['loss'][0]:.2f} to {record['loss'][-1]:.2f} nats per token.",
         caption=caption,
@@ -79,7 +79,7 @@ def facts_replay(results=None, slug="facts-replay"):
     }
     caption = (
         f"The table: {results['prompt']} Greedy completions of one recorded run; words of the table are marked. After "
-        "the first stop the loss is that of the batch just trained on. What comes first, the form of the sentence or "
-        "its facts?"
+        "the first stop the loss is that of the batch just trained on, not of held-out texts. What comes first, the "
+        "form of the sentence or its facts?"
     )
     return training_replay(record, slug, "When do the facts arrive?", caption)
