@@ -320,7 +320,8 @@ def test_the_allocation_is_the_first_in_order_among_all_that_fit(data, order):
     sizes = [data.draw(st.integers(max(min(ranks), 2), 9)) for _ in range(layers)]
     decays = [data.draw(st.floats(0.3, 1)) for _ in range(layers)]
     spectra = {f"l{i}": spectrum(i, n, d) for i, (n, d) in enumerate(zip(sizes, decays, strict=True))}
-    reference, budget = data.draw(st.integers(1, 6)), data.draw(st.integers(layers * min(ranks) ** 2, 405))  # 405: five layers of rank 9
+    least, most = layers * min(ranks) ** 2, 5 * 9**2  # what five layers of rank 9 cost is the most that least can be
+    reference, budget = data.draw(st.integers(1, 6)), data.draw(st.integers(least, most))
     chosen = allocate(spectra, ranks, budget, reference=reference, order=order)
     energy = {k: np.sum(S[:reference] ** 2) / np.sum(S**2) for k, S in spectra.items()}
     line = sorted(spectra, key=lambda k: (round(energy[k] if order == "flat-first" else -energy[k], 12), k))
