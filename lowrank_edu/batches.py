@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from .front import front_length
+from .processes import Alone, shares, total
 
 
 def tokenize(tok, texts, max_length=None):
@@ -51,35 +52,38 @@ def block_mask(segments):
     return (earlier & (segments[:, :, None] == segments[:, None, :]))[:, None]
 
 
-def targets(batch):
-    """How many tokens of a batch are learnt; position t predicts token t + 1."""
-    return int((batch["labels"][:, 1:] != -100).sum())
+def targets(labels):
+    """How many tokens of a row or a batch are learnt; position t predicts token t + 1."""
+    return int((labels[..., 1:] != -100).sum())
 
 
 def token_loss(model, batch, label_smoothing=0.0):
     """(sum of the losses in nats, number of target tokens); position t predicts token t + 1."""
-    labels = batch["labels"][:, 1:]
+    labels = batch["labels"]
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     logits = model(**inputs).logits[:, :-1]
-    total = F.cross_entropy(
-        logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum",
+    loss = F.cross_entropy(
+        logits.float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum",
         label_smoothing=label_smoothing,
     )  # fmt: skip
-    return total, targets(batch)
+    return loss, targets(labels)
 
 
 @torch.no_grad()
-def evaluate(model, data, *, batch_size=32):
+def evaluate(model, data, *, batch_size=32, together=False):
     """Mean loss of `data` in nats per target token, in eval mode; the first token of an example is given,
-    not scored."""
+    not scored. together: several processes share the rows, and each is told the mean of all; every one has to call."""
     need_data(model, data)
     was_training, device = model.training, next(model.parameters()).device
+    parts = shares(data, batch_size, None if together else Alone())
     model.eval()
     try:
-        parts = [token_loss(model, collate(data[i : i + batch_size], device)) for i in range(0, len(data), batch_size)]
+        losses = [token_loss(model, collate(part, device)) for part in parts]
     finally:
         model.train(was_training)
-    return sum(float(total) for total, _ in parts) / sum(count for _, count in parts)
+    sums = [sum(float(loss) for loss, _ in losses), sum(count for _, count in losses)]
+    loss, count = total(sums, device) if together else sums
+    return loss / count
 
 
 def context(model):

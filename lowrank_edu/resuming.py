@@ -13,6 +13,7 @@ import platform
 import re
 import shutil
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from .data import Stream
 from .history import History
+from .processes import everyones, processes, whole
 
 KEEP, EVERY = 2, 50
 
@@ -48,7 +50,22 @@ class Checkpoints:
         )
 
     def save(self, step):
-        """Write the state after `step`. OSError, with the checkpoints before untouched, where that is impossible."""
+        """Write the state after `step`: the first process does, all have to call. OSError in all of them, with the
+        checkpoints before untouched, where that is impossible."""
+        random, problem = everyones({"cpu": torch.get_rng_state(), "cuda": _cuda_state()}), None
+        if processes().is_main_process:
+            try:
+                self._write(step, random)
+            except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+                problem = error
+        failed = next((text for text in everyones(None if problem is None else str(problem)) if text), None)
+        if failed is not None:
+            raise OSError(
+                f"the checkpoint after step {step} could not be written to {self.folder}: {failed}. "
+                "The ones before are whole."
+            ) from problem
+
+    def _write(self, step, random):
         values, tensors = apart(
             {
                 "step": step,
@@ -59,7 +76,7 @@ class Checkpoints:
                 "rates": {k: v for k, v in self.rates.state_dict().items() if k != "lr_lambdas"},
                 "scaler": None if self.scaler is None else self.scaler.state_dict(),
                 "schedules": {name: schedule.state() for name, schedule in self.schedules.items()},
-                "random": {"cpu": torch.get_rng_state(), "cuda": _cuda_state()},
+                "random": random,
                 "stream": self.data.position if isinstance(self.data, Stream) else None,
             }
         )
@@ -77,12 +94,9 @@ class Checkpoints:
                 shutil.rmtree(place)
             os.replace(aside, place)
             sync(self.folder)
-        except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+        except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
-            raise OSError(
-                f"the checkpoint after step {step} could not be written to {self.folder}: {error}. "
-                "The ones before are whole."
-            ) from error
+            raise
         for old in found(self.folder)[:-KEEP]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -112,9 +126,10 @@ class Checkpoints:
             self.scaler.load_state_dict(state["scaler"])
         for key, value in vars(History(**state["history"])).items():
             setattr(self.history, key, value)
-        torch.set_rng_state(state["random"]["cpu"])
-        if state["random"]["cuda"] is not None:
-            torch.cuda.set_rng_state(state["random"]["cuda"])
+        random = state["random"][processes().process_index]
+        torch.set_rng_state(random["cpu"])
+        if random["cuda"] is not None:
+            torch.cuda.set_rng_state(random["cuda"])
         if state["stream"] is not None:
             self.data.seek(state["stream"])
         return state["step"]
@@ -199,10 +214,19 @@ def fingerprint(model, data, settings, eval_data=None):
         "evaluation data": "none" if eval_data is None else data_mark(eval_data),
         "frozen weights": frozen_mark(model),
         "torch": torch.__version__,
+        "transformers": _version("transformers"),
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "threads": str(torch.get_num_threads()),
         "device": next(model.parameters()).device.type,
+        "processes": str(processes().num_processes),
     }
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def frozen_mark(model):
@@ -211,15 +235,19 @@ def frozen_mark(model):
     for key, value in model.state_dict().items():
         if key not in changing:
             digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(whole(value.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 
 def data_mark(data):
     """16 digits of the examples, or what a stream reads."""
     if isinstance(data, Stream):
-        size = Path(data.source).stat().st_size if isinstance(data.source, str | Path) else "a dataset"
-        return f"{data.source if isinstance(data.source, str | Path) else ''} {size} {data.max_length} {data.pack}"
+        if isinstance(data.source, str | Path):
+            with open(data.source, "rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        else:
+            content = getattr(data.source, "_fingerprint", "a dataset")  # what `datasets` knows its content by
+        return f"{content} {data.max_length} {data.pack}"
     digest = hashlib.sha256()
     for example in data:
         for key in sorted(example):

@@ -47,6 +47,18 @@ def tied(model):
     return {parameter: found for parameter, found in homes.items() if len(found) > 1}
 
 
+def block_paths(model):
+    """Paths of the blocks, in order: the members of every ModuleList of alike layers that is not inside another."""
+    lists = [p for p, m in model.named_modules() if isinstance(m, nn.ModuleList) and _alike(m)]
+    outer = [p for p in lists if not any(p.startswith(f"{other}.") for other in lists)]
+    return [f"{path}.{child}" for path in outer for child, _ in model.get_submodule(path).named_children()]
+
+
+def _alike(modules):
+    """Whether a list holds modules of one class, with parameters."""
+    return len({type(m) for m in modules}) == 1 and any(True for _ in modules.parameters())
+
+
 def output_head(model):
     """Path of the output head, or None: "all-linear" leaves it alone, as PEFT does."""
     get = getattr(model, "get_output_embeddings", None)

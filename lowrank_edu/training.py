@@ -10,11 +10,13 @@ import torch
 from tqdm import tqdm  # the text bar: a widget bar is dead on a page, and its text differs from run to run
 
 from .batches import collate, evaluate, need_data, need_stream, targets, token_loss, tokenize
+from .board import board
 from .data import Stream
 from .history import History
+from .processes import add_up_gradients, processes, shares, start_together, total
 from .rates import parameter_groups
 from .recomputing import recomputing
-from .resuming import Checkpoints
+from .resuming import Checkpoints, data_mark, trained_state
 from .sampling import sample
 from .schedules import attach
 from .switching import adapter_names
@@ -57,115 +59,126 @@ def train(
     scorer=None,
     checkpoint_dir=None,
     checkpoint_every=None,
+    tensorboard=None,
     progress=True,
 ):
     """Train whatever has gradients; returns a History.
 
     data             examples made by `tokenize` or `read_data`, or a `Stream` of them
     steps            number of optimizer steps, or give epochs
-    batch_size       examples of one forward pass; a step has `accumulate` of them, and its loss is the sum over all its
-                     target tokens divided by their number
+    batch_size       examples of one forward pass of one process; a step has `accumulate` of them in each process, and
+                     its loss is the sum over all its target tokens, everywhere, divided by their number
     schedule         "constant", "linear" or "cosine" (both decay to zero), after `warmup_steps` of linear rise
     eval_data        evaluated before the first step, every `eval_every` steps and at the end, with `scorer(model)` if
                      there is one; after `patience` evaluations without a lower loss the run ends
     precision        "fp32", "bf16" or "fp16" (with loss scaling) for the products, weights as they are; "auto": bf16 on
-                     a GPU that has it, fp16 on another, fp32 on a CPU
+                     a GPU that has it, fp16 on another, fp32 on a CPU; or what `accelerate launch` was told
     gradient_checkpointing   keep the inputs of the blocks only; a third more time, much less memory
     optimizer        "adamw", "sgd", or a function of parameter groups that makes one
     checkpoint_dir   keep what the run needs to go on, every `checkpoint_every` steps, at Ctrl-C and at the end. The
                      same call again continues there, and ends as if it had never been stopped (see `resuming`)
+    tensorboard      a folder for TensorBoard: loss, rate and evaluations by step
+
+    Under torchrun or `accelerate launch` every process calls this with the same data and settings; see `processes`.
 
     A method's schedule runs by itself; one that has begun goes on (see `attach`). Order and dropout follow `seed`
     alone; the caller's random state is put back. Raises ValueError when nothing is trainable or an adapter is merged,
     and FloatingPointError with the step when the loss or its gradient is no longer finite: the parameters are then
     those before that step.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: this loop trains on one device. Several processes would each "
-            "train on all of the data. Start it without torchrun, or with one process."
-        )
     steps = _checked(steps, epochs, data, batch_size, accumulate, lr, schedule, warmup_steps, eval_every)
     _checked_settings(precision, optimizer, label_smoothing, max_grad_norm, patience, eval_data, checkpoint_every)
     need_stream(model, data) if isinstance(data, Stream) else need_data(model, data)
     parameters = trainable_parameters(model)
+    settings = {
+        "steps": steps, "batch_size": batch_size, "accumulate": accumulate, "lr": lr, "seed": seed,
+        "schedule": schedule, "warmup_steps": warmup_steps, "weight_decay": weight_decay, "precision": precision,
+        "label_smoothing": label_smoothing, "max_grad_norm": max_grad_norm,
+        "optimizer": getattr(optimizer, "__name__", optimizer),
+        "gradient_checkpointing": gradient_checkpointing, "eval_every": eval_every, "patience": patience,
+    }  # fmt: skip
+    here = processes()
+    if here.num_processes > 1:
+        start_together(model, trained_state(model).values(), f"data {data_mark(data)}, {settings}")
     device, was_training, history = parameters[0].device, model.training, History()
     engine = OPTIMIZERS.get(optimizer, optimizer)(parameter_groups(model, lr, weight_decay))
     rates = torch.optim.lr_scheduler.LambdaLR(engine, lambda t: _rate(schedule, t, warmup_steps, steps))
     schedules = attach(model, engine, steps, penalty_in_loss=True) if adapter_names(model) else None
     cast, scaler = _precision(precision, device)
-    settings = {
-        "steps": steps, "batch_size": batch_size, "accumulate": accumulate, "lr": lr, "seed": seed,
-        "schedule": schedule, "warmup_steps": warmup_steps, "weight_decay": weight_decay, "precision": precision,
-        "label_smoothing": label_smoothing, "max_grad_norm": max_grad_norm, "optimizer": optimizer,
-        "gradient_checkpointing": gradient_checkpointing, "eval_every": eval_every, "patience": patience,
-    }  # fmt: skip
 
     def note_eval(step):
         if eval_data is not None and step not in history.eval_step:
+            model.eval()  # for the scorer, too
             with cast():
-                loss = evaluate(model, eval_data)
+                loss = evaluate(model, eval_data, together=True)
             score = None if scorer is None else float(scorer(model))
             history.eval_step.append(step)
             history.eval_loss.append(loss)
             history.score += [] if score is None else [score]
+            write(step, eval_loss=loss, **({} if score is None else {"score": score}))
 
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     try:
-        with forked, recomputing(model, gradient_checkpointing), _stoppable() as stop:
-            torch.manual_seed(seed)
+        curves = board(tensorboard if here.is_main_process else None)
+        with forked, recomputing(model, gradient_checkpointing), _stoppable() as stop, curves as write:
+            torch.manual_seed(seed + here.process_index)  # dropout differs between processes
             kept = Checkpoints(
                 checkpoint_dir, model, engine, rates, scaler, schedules, data, history, settings, eval_data
             )
             done = kept.resume()
-            batches = _batches(data, batch_size * accumulate, torch.Generator().manual_seed(seed), done)
+            size = batch_size * accumulate * here.num_processes
+            batches = _batches(data, size, torch.Generator().manual_seed(seed), done)
             note_eval(0)
             model.train()
-            for step in tqdm(range(done + 1, steps + 1), disable=not progress, desc="training", unit="step"):
+            silent = not progress or not here.is_main_process
+            for step in tqdm(range(done + 1, steps + 1), disable=silent, desc="training", unit="step"):
                 if history.stopped:
                     break
                 rows = next(batches)
-                parts = [collate(rows[i : i + batch_size], device) for i in range(0, len(rows), batch_size)]
+                count = max(sum(targets(row["labels"]) for row in rows), 1)  # there may be no target at all
+                parts = [collate(part, device) for part in shares(rows, batch_size)]
                 engine.zero_grad(set_to_none=True)
-                loss, penalty = _gradients(model, parts, label_smoothing, schedules, cast, scaler)
+                loss, penalty = _gradients(model, parts, count, label_smoothing, schedules, cast, scaler)
+                add_up_gradients(parameters)
+                loss, asked = total([loss, stop.is_set()], device)  # all stop, or none
                 _clip(parameters, max_grad_norm, engine, scaler)
                 if not _finite(loss, parameters, scaler):
                     raise FloatingPointError(_diverged(loss, step, lr))
                 if _take(engine, scaler):
                     rates.step()
                 history.step.append(step)
-                history.loss.append(float(loss))
+                history.loss.append(loss)
+                write(step, loss=loss, learning_rate=rates.get_last_lr()[0])
                 history.penalty += [] if penalty is None else [float(penalty)]
                 if eval_every and step % eval_every == 0 and step < steps:
                     note_eval(step)
                     model.train()
                     history.stopped = _early(history, patience)
-                asked = stop.is_set()  # once, so that whoever asks to stop also gets a checkpoint
                 if kept.due(step, checkpoint_every, asked or step == steps or history.stopped):
                     kept.save(step)
                 if asked:
                     raise KeyboardInterrupt(f"stopped after step {step} of {steps}. {kept.advice()}")
+            note_eval(history.step[-1] if history.step else steps)
     finally:
         engine.zero_grad(set_to_none=True)
         model.train(was_training)
         if schedules is not None:
             schedules.detach()
-    note_eval(history.step[-1] if history.step else steps)
     return history
 
 
-def _gradients(model, parts, label_smoothing, schedules, cast, scaler):
-    """Backward of one step, micro-batch by micro-batch: (loss in nats per target token, penalty or None), detached."""
-    count = max(sum(targets(part) for part in parts), 1)  # a batch may hold no target at all
+def _gradients(model, parts, count, label_smoothing, schedules, cast, scaler):
+    """Backward of one step, micro-batch by micro-batch: (this process's part of the loss per target token, penalty or
+    None), detached. `count` is the number of target tokens of the step in all processes."""
     loss, penalty = 0.0, None
     for number, part in enumerate(parts, 1):
         with cast():
-            total, _ = token_loss(model, part, label_smoothing)
-        share = total / count
+            summed, _ = token_loss(model, part, label_smoothing)
+        share = summed / count
         loss = loss + share.detach()
         if number == len(parts) and schedules is not None:
             penalty = schedules.penalty()
-            share = share if penalty is None else share + penalty
+            share = share if penalty is None else share + penalty / processes().num_processes  # counted once in all
         (share if scaler is None else scaler.scale(share)).backward()
     return loss, None if penalty is None else penalty.detach()
 
@@ -179,8 +192,8 @@ def _clip(parameters, max_grad_norm, engine, scaler):
 
 def _finite(loss, parameters, scaler):
     """Loss and gradients are numbers. With loss scaling a gradient may overflow: that step is left out instead."""
-    found = [loss] if scaler is not None else [loss, *(p.grad for p in parameters if p.grad is not None)]
-    return all(torch.isfinite(value).all() for value in found)
+    found = [] if scaler is not None else [p.grad for p in parameters if p.grad is not None]
+    return math.isfinite(loss) and all(torch.isfinite(value).all() for value in found)
 
 
 def _take(engine, scaler):
@@ -196,7 +209,7 @@ def _take(engine, scaler):
 
 def _diverged(loss, step, lr):
     return (
-        f"the loss is {float(loss)} at step {step}, and it or its gradient is not finite; the parameters are those "
+        f"the loss is {loss} at step {step}, and it or its gradient is not finite; the parameters are those "
         f"before this step. The usual cause is a learning rate that is too high: lr={lr}; try a tenth."
     )
 
@@ -208,6 +221,9 @@ def _rate(schedule, t, warmup, steps):
 
 def _precision(precision, device):
     """(a context for the forward pass, a GradScaler or None)."""
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # "no" is also what nobody asked for
+    if precision == "auto" and asked in PRECISIONS:
+        precision = asked
     if precision == "auto":
         on_gpu = "bf16" if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
         precision = on_gpu if device.type == "cuda" else "fp32"
@@ -286,7 +302,7 @@ def _checked(steps, epochs, data, batch_size, accumulate, lr, schedule, warmup_s
         raise ValueError(f"lr={lr!r}: a learning rate is > 0; adapters usually want 1e-4 to 1e-2.")
     if steps is None and isinstance(data, Stream):
         raise ValueError("a stream has no end to count epochs by: give steps.")
-    return steps or epochs * -(-len(data) // (batch_size * accumulate))
+    return steps or epochs * -(-len(data) // (batch_size * accumulate * processes().num_processes))
 
 
 def _checked_settings(precision, optimizer, label_smoothing, max_grad_norm, patience, eval_data, checkpoint_every):

@@ -29,5 +29,17 @@ def main():
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         if os.environ.get("LOWRANK_TRACEBACK"):
             raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    finally:
+        _part()
+
+
+def _part():
+    """Leave the group of processes, if there is one, so that none of them waits for another."""
+    if "torch" in sys.modules and os.environ.get("WORLD_SIZE", "1") != "1":
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()

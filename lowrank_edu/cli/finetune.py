@@ -1,5 +1,6 @@
 """`lowrank finetune`: your data, your adapter. The same command again goes on where it was stopped."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -15,13 +16,16 @@ EXAMPLES = "Example: lowrank finetune --model gpt2 --data my.jsonl --method lora
 FILE = Annotated[Path, typer.Option(help='.jsonl or .csv with "text" or "prompt" and "completion"; .txt, .md.')]
 OUT = Annotated[Path, typer.Option(help="A new folder for the adapter.", callback=new_folder)]
 CHECKPOINTS = Annotated[Path | None, typer.Option(help="Folder of the checkpoints; default: <out>.checkpoints")]
+RANK = Annotated[  # torchrun takes --r for an abbreviation of its own flags
+    int, typer.Option("--r", "--rank", min=1, help="Rank, or width of a bottleneck, or length of a prefix.")
+]
 PRECISIONS, SCHEDULES = ("auto", "fp32", "bf16", "fp16"), ("constant", "linear", "cosine")
 
 
 def run(
     data: FILE, out: OUT, model: MODEL = "tiny-gpt2",
     method: Annotated[str, typer.Option(help="lora, dora, pissa, vera, adalora, lamda, …")] = "lora",
-    r: Annotated[int, typer.Option(min=1, help="Rank, or width of a bottleneck, or length of a prefix.")] = 8,
+    r: RANK = 8,
     alpha: Annotated[float | None, typer.Option(help="Scale is alpha / r; default 2 r.")] = None,
     target_modules: Annotated[str, typer.Option(help="all-linear, or names with commas.")] = "all-linear",
     dropout: Annotated[float, typer.Option(min=0.0, max=0.99)] = 0.0,
@@ -45,6 +49,8 @@ def run(
     eval_every: Annotated[int | None, typer.Option(min=1, help="Steps between evaluations.")] = None,
     checkpoint_dir: CHECKPOINTS = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
+    shard: Annotated[bool, typer.Option(help="Spread the frozen weights over the processes of torchrun.")] = False,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard curves.")] = None,
     seed: SEED = 0, as_json: JSON = False,
 ):  # fmt: skip
     if (steps is None) == (epochs is None):
@@ -63,13 +69,15 @@ def run(
     row = make_method(method, r, alpha, targets(target_modules), dropout)
     _readable(data, eval_data)
 
-    from .. import adapting, checkpoint, models, training
+    from .. import adapting, checkpoint, models, processes, training
     from ..data import Stream, read_data
 
     base, tok = models.load_model(model)
     shape = {"max_length": max_length or getattr(base.config, "max_position_embeddings", None), "pack": pack}
     examples = Stream(data, tok, **shape) if stream else read_data(data, tok, **shape)
     report = adapting.adapt(base, row, seed=seed, quantize=quantize)
+    if shard or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        processes.shard(base)
     kept = checkpoint_dir or out.with_name(out.name + ".checkpoints")
     settings = {
         "steps": steps, "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "lr": lr, "seed": seed,
@@ -77,14 +85,17 @@ def run(
         "max_grad_norm": max_grad_norm, "label_smoothing": label_smoothing, "precision": precision,
         "gradient_checkpointing": gradient_checkpointing,
         "eval_data": None if eval_data is None else read_data(eval_data, tok, max_length=shape["max_length"]),
-        "eval_every": eval_every, "checkpoint_dir": kept, "checkpoint_every": checkpoint_every, "progress": not as_json,
+        "eval_every": eval_every, "checkpoint_dir": kept, "checkpoint_every": checkpoint_every,
+        "tensorboard": tensorboard, "progress": not as_json,
     }  # fmt: skip
+    first = processes.processes().is_main_process
     try:
         history = training.train(base, examples, **settings)
     except KeyboardInterrupt as stop:  # typer would say no more than "Aborted"
-        print(stop, file=sys.stderr)
+        if first:
+            print(stop, file=sys.stderr)
         raise typer.Exit(130) from None
-    if not _first_process():
+    if not first:
         return
     checkpoint.save_adapter(base, out)
     history.to_csv(out / "history.csv")
@@ -107,8 +118,3 @@ def _readable(*files):
         if file is not None and sum(1 for _ in read_records(file)) == 0:
             raise ValueError(f"{file} holds no record.")
 
-
-def _first_process():
-    from accelerate import PartialState
-
-    return PartialState().is_main_process

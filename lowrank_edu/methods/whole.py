@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..schedules import Schedule, forget, is_active
-from ..targets import leaves, resolve
+from ..targets import block_paths, leaves, resolve
 from ..updates import Projected, Whole
 from .common import Method, beside, check_count, require, seeded
 
@@ -72,25 +72,20 @@ class LISA(FullFineTuning):
 
     def blocks(self, model):
         """Paths of the blocks, in order."""
-        lists = {p: m for p, m in model.named_modules() if isinstance(m, nn.ModuleList) and _alike(m)}
-        found = [p for p in lists if not any(p.startswith(f"{outer}.") for outer in lists)]
+        found = block_paths(model)
         if self.layers is not None:
             named = dict(model.named_modules()).get(self.layers)
-            found = [self.layers] if isinstance(named, nn.ModuleList | nn.Sequential) and len(named) else []
+            inside = named.named_children() if isinstance(named, nn.ModuleList | nn.Sequential) else ()
+            found = [f"{self.layers}.{child}" for child, _ in inside]
         require(
             found,
             f"LISA draws from a list of blocks; layers={self.layers!r} finds none here. Name the ModuleList or "
             f"Sequential that holds the blocks: {', '.join(_lists(model)) or 'this model has none'}.",
         )
-        return [f"{path}.{child}" for path in found for child, _ in model.get_submodule(path).named_children()]
+        return found
 
     def schedule(self, model, name, total_steps=None):
         return Draws(model, name, self, total_steps)
-
-
-def _alike(modules):
-    """Whether a list holds modules of one class, with parameters."""
-    return len({type(m) for m in modules}) == 1 and any(True for _ in modules.parameters())
 
 
 def _lists(model):
