@@ -87,13 +87,15 @@ def everyones(value):
 def start_together(model, tensors, run):
     """Take the model to this process's GPU, check that all have the same `run`, copy `tensors` from the first.
 
-    run   text that describes data and settings. ValueError in every process where two of them differ.
+    run   {setting: value}. ValueError in every process where two of them differ.
     """
     here, told = processes(), everyones(run)
-    if len(set(told)) > 1:
-        odd = next(i for i, text in enumerate(told) if text != told[0])
+    odd = next((i for i, other in enumerate(told) if other != told[0]), None)
+    if odd is not None:
+        keys = [key for key in run if told[odd][key] != told[0][key]]
         raise ValueError(
-            f"process {odd} was given another run than process 0: {told[odd]} there, {told[0]} here. Every process "
+            f"process {odd} was given another run than process 0: "
+            f"{', '.join(f'{key} {told[odd][key]} there and {told[0][key]} here' for key in keys)}. Every process "
             "reads all of the data, with the same settings; train hands out the rows itself."
         )
     if here.device.type == "cuda" and not is_sharded(model):

@@ -36,6 +36,10 @@ class Checkpoints:
         self.schedules = {} if schedules is None else schedules.schedules
         self.data, self.history = data, history
         if self.folder is not None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OSError(f"checkpoint_dir={str(folder)!r} cannot be made: {error}") from error
             self.mark = fingerprint(model, data, settings, eval_data)
 
     def due(self, step, every, now):
@@ -80,7 +84,6 @@ class Checkpoints:
                 "stream": self.data.position if isinstance(self.data, Stream) else None,
             }
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
         place = self.folder / f"step-{step:06d}"
         aside = self.folder / f".{place.name}.partial"
         shutil.rmtree(aside, ignore_errors=True)

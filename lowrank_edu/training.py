@@ -99,7 +99,7 @@ def train(
     }  # fmt: skip
     here = processes()
     if here.num_processes > 1:
-        start_together(model, trained_state(model).values(), f"data {data_mark(data)}, {settings}")
+        start_together(model, trained_state(model).values(), {"data": data_mark(data)} | settings)
     device, was_training, history = parameters[0].device, model.training, History()
     engine = OPTIMIZERS.get(optimizer, optimizer)(parameter_groups(model, lr, weight_decay))
     rates = torch.optim.lr_scheduler.LambdaLR(engine, lambda t: _rate(schedule, t, warmup_steps, steps))
