@@ -156,24 +156,33 @@ def test_the_update_has_full_rank_and_a_steep_spectrum(recorded):
     assert all(row["numerical"] > 0.9 * 192 for row in recorded["growth"])  # "practically every direction"
     effective = [row["effective"] for row in sorted(recorded["growth"], key=lambda row: row["steps"])]
     assert max(effective) == effective[0] and effective[-1] < 0.9 * effective[0]  # "falls and settles"
-    for layer in recorded["layers"].values():
+    for name, layer in recorded["layers"].items():
         drawn = updates._matrices(layer)
         half = {name: updates._rank_for(m["s"], 0.5) for name, m in drawn.items()}
         assert half["delta"] < half["W0"] < half["noise"]
+        falling = np.array(layer["delta"]) / layer["delta"][0]
+        if name.endswith("attn.c_proj"):
+            assert 20 < (falling < 1e-3).sum() < 40  # "the last 30 or so fade away"
+        else:
+            assert falling[-1] > 0.01  # "even the last stands above a hundredth of the first"
 
 
 def test_a_cut_keeps_more_skill_than_energy(recorded):
     rows = {row.rank: row for row in updates.cut_table(recorded)}
     assert rows[8].kept > 0.8 and rows[8].kept > rows[8].energy + 0.1  # "fewer than ten"
     assert rows[1].kept > 0.5  # "most of the way there"
+    assert rows[1].rest > 0.94 and rows[3].rest < 1 / 3  # "without the strongest one", "without the strongest three"
+    assert rows[4].energy == pytest.approx(0.6, abs=0.01)  # "the 40 % of it beyond rank 4 …
+    assert rows[192].kept - rows[4].kept == pytest.approx(0.02, abs=0.005)  # … bring two points more"
     assert rows[192].kept < 0.995  # "the line does not end at 100 %"
     assert all(rows[r].kept + rows[r].rest > 1 for r in (1, 4, 8))  # "add up to more than 100 %"
-    assert all(rows[r].kept > rows[r].rest for r in (4, 8, 16))  # "the strongest few do most of it"
+    assert all(rows[r].kept > rows[r].rest for r in (4, 8, 16))  # "the strongest few are enough"
 
 
 def test_few_numbers_learn_the_style(measured):
     d90 = dimension.intrinsic_dimension(measured)
-    assert d90 and d90 < 0.02 * measured["weights"]
+    assert d90 == 1000  # "the first of the eight d that were tried: between 300 and 1,000"
+    assert sorted({run["d"] for run in measured["runs"]})[2:5] == [100, 300, 1000]
     base, full, rows = dimension.summary(measured)
     few, some, many = (np.mean(rows[i][1]) for i in (0, 3, -1))
     assert base > few > some > many > full - 0.1 * (base - full)

@@ -232,6 +232,16 @@ def test_the_recorded_run_happens_again():
     assert shipped_record["loss"][-1] < shipped_record["loss"][0] - 0.05
 
 
+def test_the_recorded_run_shows_what_the_page_says():
+    record = shipped.results("ch03_pirate")
+    at = {step: i for i, step in enumerate(record["steps"])}
+    assert f"{record['score'][-1]:.0%}" == "92%"
+    assert record["loss"] == sorted(record["loss"], reverse=True)  # "the loss falls at every stop"
+    assert record["score"][at[40]] < 0.5 < record["score"][at[30]]  # "at step 40 there are fewer than at step 30"
+    opens = {step: [text.startswith(" Arr!") for text in record["texts"][i]] for step, i in at.items()}
+    assert not any(opens[30] + opens[40]) and all(opens[50] + opens[80])  # "their first words are broken"
+
+
 def test_every_promise_of_the_page_holds():
     """The page prints properties as "…: True"; one that turned False would be committed without a sound."""
     cells = json.loads((CHAPTERS / "ch03_lora.ipynb").read_text(encoding="utf-8"))["cells"]

@@ -281,7 +281,7 @@ EVEN = Exercise(
     difficulty=1,
     minutes=3,
     needs="one division",
-    know="why a useful rank is far below the shorter side",
+    know="up to which rank two factors save anything",
     reference=2985,  # 4096 · 11008 / (4096 + 11008) = 2985.2…
     compare=exact_integer,
     mistakes=[

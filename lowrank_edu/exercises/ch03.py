@@ -8,8 +8,8 @@ from ..checks.comparing import exact_integer
 
 # ---- ch03-forward: h = W0 x + ΔW x, without forming ΔW
 def forward(x, W0, A, B, alpha, r):
-    h = x @ A.T  # (n, d_in) -> (n, r)
-    return x @ W0.T + alpha / r * (h @ B.T)  # (n, r) -> (n, d_out)
+    z = x @ A.T  # (n, d_in) -> (n, r)
+    return x @ W0.T + alpha / r * (z @ B.T)  # (n, r) -> (n, d_out)
 
 
 def _layers(rng):
@@ -370,7 +370,7 @@ CONV1D = Exercise(
     ],
     on_mutation="Right numbers, once. But {name} itself changed: bake twice and ΔW is in it twice. "
     "Return a new array; chapter 5 is about nothing else.",
-    praise="The only transpose in the whole book.",
+    praise="The one transpose that GPT-2 asks for: that of the finished ΔW.",
 )
 
 

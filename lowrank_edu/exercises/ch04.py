@@ -7,7 +7,7 @@ from ..checking import Exercise, Mistake
 
 # ---- the two gradients -------------------------------------------------------------------------------------
 def factor_gradients(x, G, A, B, scale):
-    """∂loss/∂A (r, d_in) and ∂loss/∂B (d_out, r), from x (n, d_in) and G = ∂loss/∂y (n, d_out)."""
+    """∂loss/∂A (r, d_in) and ∂loss/∂B (d_out, r), from x (n, d_in) and G = ∂loss/∂h (n, d_out)."""
     grad_A = scale * (G @ B).T @ x  # G goes back through B: (n, d_out) -> (n, r), then meets x
     grad_B = scale * G.T @ (x @ A.T)  # x goes forward through A: (n, d_in) -> (n, r), then meets G
     return grad_A, grad_B
@@ -40,7 +40,7 @@ GRADIENTS = Exercise(
         Mistake(
             "no scale",
             lambda x, G, A, B, scale: ((G @ B).T @ x, G.T @ (x @ A.T)),
-            "Both directions are right, both lengths miss the factor `scale`. y contains scale · B A x, and "
+            "Both directions are right, both lengths miss the factor `scale`. h contains scale · B A x, and "
             "a factor in the forward pass is a factor in every gradient behind it.",
         ),
         Mistake(
@@ -95,30 +95,30 @@ DEAD = Exercise(
     minutes=3,
     needs="the two gradients",
     know="how to tell a quiet start from a dead one",
-    reference="C",
-    options=("A", "B", "C", "D", "E"),
+    reference="3",
+    options=("1", "2", "3", "4", "5"),  # not letters: A and B are the factors
     mistakes=[
         Mistake(
             "B zero",
-            "A",
+            "1",
             "That is the usual start, and it learns. grad_A is zero at the first step, because it contains "
             "B; grad_B contains A, which is random. After one step B is no longer zero.",
         ),
         Mistake(
             "A zero",
-            "B",
+            "2",
             "The mirror image of the usual start. Now grad_B is zero at the first step and grad_A is not, "
             "so A moves first. One random factor is enough.",
         ),
         Mistake(
             "orthogonal",
-            "D",
+            "4",
             "Here B A = 0 although neither factor is zero, so both gradients are alive at the first step. A "
             "product of zero says nothing yet: look at the factors.",
         ),
         Mistake(
             "residual",
-            "E",
+            "5",
             "ΔW is zero because a frozen copy of the product is subtracted. The trained factors themselves "
             "are far from zero, so both gradients are alive at the first step.",
         ),
