@@ -28,6 +28,7 @@ _HOMES = {
     "checkpoint": ["save_adapter", "load_adapter"],
     "batches": ["tokenize", "evaluate"],
     "data": ["read_data", "Stream"],
+    "processes": ["shard"],
     "training": ["train"],
     "history": ["History"],
     "sampling": ["sample"],

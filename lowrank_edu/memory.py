@@ -4,6 +4,7 @@ Both count the same things (`accounting.py`), with the same code wherever they c
 """
 
 from contextlib import nullcontext
+from dataclasses import replace as replace_in
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from .quantizing import Quantization, replace, to_quantize
 from .rates import parameter_groups
 from .recomputing import switch_on
 from .schedules import attach
+from .targets import block_paths
 
 __all__ = ["OPTIMIZERS", "PRECISIONS", "Ledger", "claims", "ledger", "plan"]
 
@@ -97,6 +99,7 @@ def plan(
     length=None,
     checkpointing=False,
     loss=None,
+    shards=1,
 ):
     """What a training step will hold, from shapes alone: a Ledger. Nothing is downloaded, no weight allocated.
 
@@ -109,13 +112,14 @@ def plan(
     batch, length   rows, and tokens in each. Without a length activations are not planned (None)
     checkpointing   keep the inputs of the blocks only, and compute each block again in the backward pass
     loss            loss(model, ids), for models that do not read token ids, or predict something else
+    shards          processes over which `processes.shard` spreads the frozen weights: what one of them holds
 
     The method is built on the meta device. The forward pass then runs in training mode, without padding, on
     tensors without content, and what autograd saves is counted as in `ledger`. The CPU's kernels decide; a GPU may
     choose others, above all for attention with dropout. A GPT-2 asked for "q", "k" or "v" gets them as layers of
     their own, as papers count them; blocks={"c_attn": ...} plans its fused layer as it is.
     """
-    _check(optimizer, precision, batch, length)
+    _check(optimizer, precision, batch, length, shards)
     model = skeleton(model, PRECISIONS.get(precision))
     names = getattr(method, "target_modules", None)
     if isinstance(names, (list, tuple)) and {"q", "k", "v"} & set(names):
@@ -126,7 +130,7 @@ def plan(
     state = sum(OPTIMIZERS[optimizer](p.numel(), p.element_size()) for p in trained) + CODEBOOKS.get(optimizer, 0)
     state += scheduled
     if length is None:
-        return make_ledger(model, gradients, state)
+        return spread(make_ledger(model, gradients, state), model, shards)
     room = getattr(getattr(model, "config", None), "max_position_embeddings", length)
     if length > room:
         raise ValueError(f"length={length} is more than this model sees: {room} tokens.")
@@ -139,7 +143,23 @@ def plan(
                 again = saved.block()
                 switch_on(model)
                 saved = _forward(model, loss or token_loss, ids)
-    return make_ledger(model, gradients, state, saved, again)
+    return spread(make_ledger(model, gradients, state, saved, again), model, shards)
+
+
+def spread(plan, model, shards):
+    """The plan for one of `shards` processes: 1/n of the frozen parameters, and what it borrows while it computes.
+
+    Borrowed are the parameters outside the blocks, for the whole step, and two blocks, the one in use and the next.
+    """
+    if shards == 1:
+        return plan
+    frozen = {p for name, p in model.named_parameters() if ".updates." not in f".{name}"}
+    blocks = [frozen & set(model.get_submodule(path).parameters()) for path in block_paths(model)]
+    sizes = [sum(p.nbytes for p in block) for block in blocks]
+    base = sum(p.nbytes for p in frozen)
+    own, borrowed = -(-base // shards), base - sum(sizes) + sum(sorted(sizes)[-2:])
+    held = plan.held | {"base, frozen": plan.held["base, frozen"] - base + own, "base, borrowed": borrowed}
+    return replace_in(plan, parameters=plan.parameters - base + own + borrowed, held=held)
 
 
 def _adapt(model, method, quantize):
@@ -157,11 +177,11 @@ def _adapt(model, method, quantize):
         return sum(schedule.will_keep() for schedule in attachment.schedules.values())
 
 
-def _check(optimizer, precision, batch, length):
+def _check(optimizer, precision, batch, length, shards):
     for what, value, allowed in [("optimizer", optimizer, OPTIMIZERS), ("precision", precision, [None, *PRECISIONS])]:
         if value not in allowed:
             raise ValueError(f"{what}={value!r} is not one of {', '.join(map(str, allowed))}.")
-    for what, value in [("batch", batch), ("length", 1 if length is None else length)]:
+    for what, value in [("batch", batch), ("length", 1 if length is None else length), ("shards", shards)]:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{what}={value!r}: a whole number ≥ 1.")
 

@@ -144,11 +144,12 @@ def train(
                 _clip(parameters, max_grad_norm, engine, scaler)
                 if not _finite(loss, parameters, scaler):
                     raise FloatingPointError(_diverged(loss, step, lr))
+                rate = rates.get_last_lr()[0]
                 if _take(engine, scaler):
                     rates.step()
                 history.step.append(step)
                 history.loss.append(loss)
-                write(step, loss=loss, learning_rate=rates.get_last_lr()[0])
+                write(step, loss=loss, learning_rate=rate)
                 history.penalty += [] if penalty is None else [float(penalty)]
                 if eval_every and step % eval_every == 0 and step < steps:
                     note_eval(step)

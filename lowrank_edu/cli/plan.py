@@ -26,6 +26,7 @@ def run(
     quantize: Annotated[str | None, typer.Option(help="nf4, fp4, int4 or int8 for the linear layers.")] = None,
     optimizer: Annotated[str, typer.Option(help="adamw, adamw8, sgd, …")] = "adamw",
     checkpointing: Annotated[bool, typer.Option(help="Keep the inputs of blocks only.")] = False,
+    shards: Annotated[int, typer.Option(min=1, help="Processes that share the frozen weights (--shard).")] = 1,
     memory: CARD = None, as_json: JSON = False,
 ):  # fmt: skip
     names = [name.strip() for name in methods.split(",")]
@@ -40,12 +41,13 @@ def run(
 
     cards = CARDS if memory is None else {f"{memory:g} GB": memory * 1e9}
     settings = {"batch": batch_size, "length": length, "precision": precision, "optimizer": optimizer}
-    settings |= {"quantize": quantize, "checkpointing": checkpointing}
+    settings |= {"quantize": quantize, "checkpointing": checkpointing, "shards": shards}
     plans, refused = {}, {}
     for name, method in made.items():
         try:
-            packed = quantize if name not in ("none", "full", "lisa") else None  # codes cannot be trained
-            plans[name] = plan(model, method, **settings | {"quantize": packed})
+            everything = name in ("none", "full", "lisa")  # what is trained is neither packed nor spread
+            own = {"quantize": None, "shards": 1} if everything else {}
+            plans[name] = plan(model, method, **settings | own)
         except (ValueError, NotImplementedError) as error:
             if len(made) == 1:
                 raise
