@@ -1,15 +1,20 @@
 """Chapter 5: each planted wrong answer gets its own sentence; the committed data are what a run gives."""
 
+from collections import OrderedDict
+
 import ch05_merge as experiment
 import numpy as np
+import peft
 import pytest
 import torch
 from helpers import assert_distinct_sentences, assert_notebook_shows
 from hypothesis import given
 from hypothesis import strategies as st
+from peer import bitsandbytes
 
 import lowrank_edu as lo
 from lowrank_edu import corpus, exercises, figures, shipped
+from lowrank_edu.updates import weight_of
 
 
 # ---- exercises ----------------------------------------
@@ -230,7 +235,45 @@ def test_measuring_a_merge_again_gives_the_recorded_numbers(results):
     assert new["relative"] == pytest.approx(old["relative"], rel=0.02)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_in_codes_the_numbers_come_again_and_the_page_tells_them(results):
+    new, old = experiment.merge_error("nf4"), results["merge"]["nf4"]
+    assert new["lost"] == pytest.approx(old["lost"], rel=0.02) and old["lost"] < 0.1  # "few changes are lost"
+    assert new["relative"] == pytest.approx(old["relative"], rel=0.02)
+    assert old["relative"] == pytest.approx(0.4, abs=0.05)  # "wrong by two fifths"
+    again = experiment.drift_in_codes(experiment.STYLES[:1], [1, 3])
+    recorded = [results["drift"]["nf4 one"][results["cycles"].index(c)] for c in (1, 3)]
+    assert [entry["max"] for entry in again] == pytest.approx([entry["max"] for entry in recorded], rel=0.02)
+    series = [entry["max"] for entry in results["drift"]["nf4 one"]]
+    at = dict(zip(results["cycles"], series, strict=True))
+    assert series == sorted(series) and at[1000] == pytest.approx(10 * at[100], rel=0.05)  # "and never stops"
+
+
+@pytest.mark.filterwarnings("ignore:(Merge|Unmerge) lora module")
+def test_peft_s_merge_into_4_bits_is_this_arithmetic():
+    model, _ = experiment.loaded("nf4", ["pirate"])
+    layer = lo.adapted_layers(model)["transformer.h.2.mlp.c_proj"]
+    W0, update = weight_of(layer.base), layer.updates["pirate"]
+    kind = {"compress_statistics": False, "quant_type": "nf4"}
+    base = bitsandbytes.nn.Linear4bit(W0.shape[1], W0.shape[0], bias=False, **kind)
+    base.weight = bitsandbytes.nn.Params4bit(W0.clone(), requires_grad=False, **kind)
+    there = torch.nn.Sequential(OrderedDict(fc=base.to("cpu")))
+    there.is_loaded_in_4bit = True
+    rank = len(update.A)
+    peft.inject_adapter_in_model(peft.LoraConfig(r=rank, lora_alpha=rank * update.scale, target_modules=["fc"]), there)
+    there.fc.lora_A["default"].weight.data.copy_(update.A)
+    there.fc.lora_B["default"].weight.data.copy_(update.B)
+    for _ in range(3):
+        there.fc.merge()
+        there.fc.unmerge()
+    weight = there.fc.get_base_layer().weight
+    W, dW = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state), layer.delta("pirate")
+    here = W0
+    for _ in range(3):
+        here = experiment._packed(experiment._packed(here + dW) - dW)
+    assert (W - here).abs().max() < 1e-6 < (here - W0).abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, "nf4"])
 def test_our_round_trips_return_every_bit(dtype):
     assert experiment.ours(dtype, experiment.STYLES, 6)
 

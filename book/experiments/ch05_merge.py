@@ -1,9 +1,13 @@
 """Chapter 5: three style adapters, and what merging, unmerging and swapping them does to the weights.
 
-    python book/experiments/ch05_merge.py            about 6 minutes on one core
+    python book/experiments/ch05_merge.py            about 15 minutes on one core
+    python book/experiments/ch05_merge.py --four     the part about 4 bits alone, added to the file
 
 Writes lowrank_edu/assets/adapters/<style>/ (PEFT format) and lowrank_edu/assets/results/ch05_merge.json.
 `tests/test_ch05.py` runs parts of it again and compares.
+
+In fp32, bf16 and fp16 PEFT itself merges and subtracts. In NF4 the arithmetic is PEFT's (unpack, add ΔW, pack again;
+to take it out, unpack, subtract, pack again) and the quantiser ours, bitsandbytes' to the bit: a test runs both.
 """
 
 import argparse
@@ -19,11 +23,13 @@ import torch
 
 import lowrank_edu as lo
 from lowrank_edu import corpus, shipped
+from lowrank_edu.quant import dequantize, quantize
 from lowrank_edu.updates import store_like, weight_of
 
 STYLES = ("pirate", "archaic", "telegram")
 METHOD = lo.LoRA(r=4, alpha=8, target_modules="all-linear")
 STEPS, BATCH, LR, SEED = 100, 16, 5e-3, 0
+NF4 = "nf4"
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ORDERS = {"one": STYLES[:1], "three": STYLES}
 SAMPLE = 8  # steps of a short run whose losses a test compares with its own
@@ -50,9 +56,12 @@ def judge(model, tok, style, n=50):
 
 
 def loaded(dtype, styles=STYLES):
-    """(model, tokenizer): the base in `dtype`, the shipped adapters on it in fp32, as PEFT does it."""
+    """(model, tokenizer): the base in `dtype`, or NF4, the shipped adapters on it in fp32, as PEFT does it."""
     model, tok = lo.load_model("tiny-gpt2")
-    model.to(dtype)
+    if dtype == NF4:
+        lo.quantize(model, NF4, double_quant=False)
+    else:
+        model.to(dtype)
     for style in styles:
         lo.load_adapter(model, shipped.adapter(style), name=style)
     return model, tok
@@ -64,21 +73,22 @@ def merge_error(dtype, style="pirate"):
     model, tok = loaded(dtype, [style])
     ids = lo.tokenize(tok, corpus.stories(1, seed=3, style=style))[0]["input_ids"][None]
     apart = model(ids).logits.float()
+    layers = lo.adapted_layers(model)
+    before = {path: weight_of(layer.base).double() for path, layer in layers.items()}
+    deltas = {path: layer.delta(style).double() for path, layer in layers.items()}
+    if dtype == NF4:
+        lo.merge(model, how="requantise")
+        after = {path: weight_of(layer.base).double() for path, layer in layers.items()}
+    else:
+        after = {p: store_like(la.base, la.merge_values([style])["weight"].double()) for p, la in layers.items()}
+        lo.merge(model)
     lost = total = 0
     wrong = size = 0.0
-    for layer in lo.adapted_layers(model).values():
-        W0, dW = weight_of(layer.base).double(), layer.delta(style).double()
-        W = weight_of_values(layer, layer.merge_values([style])["weight"])
-        lost, total = lost + int(((W == W0) & (dW != 0)).sum()), total + dW.numel()
-        wrong, size = wrong + float(((W - W0 - dW) ** 2).sum()), size + float((dW**2).sum())
-    lo.merge(model)
+    for path, dW in deltas.items():
+        lost, total = lost + int(((after[path] == before[path]) & (dW != 0)).sum()), total + dW.numel()
+        wrong, size = wrong + float(((after[path] - before[path] - dW) ** 2).sum()), size + float((dW**2).sum())
     logits = float((model(ids).logits.float() - apart).abs().max())
     return {"lost": lost / total, "relative": (wrong / size) ** 0.5, "logits": logits}
-
-
-def weight_of_values(layer, weight):
-    """A stored weight as (d_out, d_in) in float64."""
-    return store_like(layer.base, weight.double())
 
 
 def peft_model(dtype, styles):
@@ -109,6 +119,26 @@ def drift(dtype, styles, cycles):
     return out
 
 
+@torch.no_grad()
+def drift_in_codes(styles, cycles):
+    """The same with W in NF4: every merge and every subtraction unpacks and packs again."""
+    model, _ = loaded(NF4, styles)
+    layers = list(lo.adapted_layers(model).values())
+    deltas = {style: [layer.delta(style) for layer in layers] for style in styles}
+    start = [weight_of(layer.base) for layer in layers]
+    now, out = [W.clone() for W in start], []
+    for cycle in range(1, max(cycles) + 1):
+        for sign in (1, -1):
+            now = [_packed(W + sign * dW) for W, dW in zip(now, deltas[styles[(cycle - 1) % len(styles)]], strict=True)]
+        if cycle in cycles:
+            out.append(_distance(now, start))
+    return out
+
+
+def _packed(W):
+    return dequantize(quantize(W, NF4, block_size=64, double_quant=False))
+
+
 def _distance(now, start):
     moved = [a.double() - b.double() for a, b in zip(now, start, strict=True)]
     largest = max(float(m.abs().max()) for m in moved)
@@ -122,7 +152,7 @@ def ours(dtype, styles, cycles):
     start = {k: v.clone() for k, v in model.state_dict().items()}
     for cycle in range(cycles):
         lo.set_adapter(model, styles[cycle % len(styles)])
-        lo.merge(model)
+        lo.merge(model, how="requantise" if dtype == NF4 else None)
         lo.unmerge(model)
     return all(torch.equal(v, start[k]) for k, v in model.state_dict().items())
 
@@ -134,8 +164,23 @@ def packed(entry):
     return entry | {"corner": b64encode(levels.tobytes()).decode()}
 
 
+def four_bits(out):
+    """Add what happens when W is stored in NF4."""
+    out["merge"][NF4] = merge_error(NF4) | {"ours exact": ours(NF4, STYLES, CYCLES[-1])}
+    for order, styles in ORDERS.items():
+        entries = drift_in_codes(styles, CYCLES)
+        out["drift"][f"{NF4} {order}"] = [packed(e) for e in entries]
+        print(NF4, order, [(c, e["max"], e["moved"]) for c, e in zip(CYCLES, entries, strict=True)], flush=True)
+
+
 def main():
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--four", action="store_true", help="measure NF4 alone and add it to the file")
+    if parser.parse_args().four:
+        torch.set_num_threads(1)
+        out = shipped.results("ch05_merge")
+        four_bits(out)
+        return records.save("ch05_merge", out)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     begun, out = time.time(), {"seed": SEED, "steps": STEPS, "styles": {}, "merge": {}, "drift": {}}
@@ -163,6 +208,7 @@ def main():
                 flush=True,
             )
         out["merge"][name]["ours exact"] = ours(dtype, STYLES, CYCLES[-1])
+    four_bits(out)
     out |= {"cycles": CYCLES, "corner": CORNER, "minutes": round((time.time() - begun) / 60, 1)}
     out["versions"] = records.versions("torch", "peft", "transformers")
     records.save("ch05_merge", out)

@@ -8,12 +8,13 @@ from .page import Choice, Figure, Slider, pack, path, script, svg, tiles
 
 CELL, TOP = 7, 24  # the corner of W − W0: size of a cell, and where it begins
 LEFT, RIGHT, FLOOR, HIGH = 194, 328, 164, 24  # the chart: its edges
-LOW, DECADES = -9, 8  # from 10⁻⁹ to 10⁻¹
+LOW, DECADES = -9, 12  # from 10⁻⁹ to 10³
 TITLE = "Is W0 the same after merging and taking out again?"
 CAPTION = (
     "Left, a corner of W − W0 in one layer: orange where a weight came back too large, blue where too small, "
     "nothing where it came back as it was. Right, the largest error in any layer. Measured with PEFT, which "
-    "subtracts. Try one adapter and many round trips; then three in turn; then put the kept W0 back."
+    "subtracts (in NF4 by the same arithmetic on unpacked codes). Try one adapter and many round trips; then three "
+    "in turn; then put the kept W0 back."
 )
 
 
@@ -38,7 +39,7 @@ def merge_drift(results, slug="merge-drift"):
         alt=_alt(results),
         caption=CAPTION,
         controls=[
-            Choice("format", "W is stored in", ["fp32", "bf16", "fp16"]),
+            Choice("format", "W is stored in", {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16", "nf4": "NF4"}),
             Choice("order", "Adapters", {"one": "one, again and again", "three": "three in turn"}),
             Choice("way", "Taken out by", {"subtract": "subtracting ΔW", "keep": "putting W0 back"}),
             Slider("cycle", "Round trips", cycles, start=1, labels=[f"{c:,}" for c in cycles]),
@@ -95,7 +96,7 @@ def _stage(series, frames, cycles, at):
     ticks = "".join(
         f'<path d="M{LEFT} {_y(d)}H{RIGHT}" stroke="currentColor" stroke-opacity=".2"/>'
         f'<text x="{LEFT - 5}" y="{_y(d) + 4:g}" text-anchor="end">10{text}</text>'
-        for d, text in [(-8, "⁻⁸"), (-6, "⁻⁶"), (-4, "⁻⁴"), (-2, "⁻²")]
+        for d, text in [(-8, "⁻⁸"), (-6, "⁻⁶"), (-4, "⁻⁴"), (-2, "⁻²"), (0, "⁰"), (2, "²")]
     )
     return svg(
         350,
@@ -129,5 +130,6 @@ def _alt(results):
         "A small picture of the weights that did not return, and a chart of the largest error against round "
         f"trips. With one adapter in fp32 the line is flat: {first:.1e} after 1 round trip and "
         f"{last('fp32 one'):.1e} after the last. With three it rises to {last('fp32 three'):.1e} in fp32, "
-        f"{last('fp16 three'):.1e} in fp16 and {last('bf16 three'):.1e} in bf16. With W0 put back it is zero."
+        f"{last('fp16 three'):.1e} in fp16, {last('bf16 three'):.1e} in bf16 and {last('nf4 three'):.1e} in NF4. "
+        "With W0 put back it is zero."
     )
