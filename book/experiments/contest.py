@@ -233,7 +233,7 @@ def _perform(contest, results, label, kind, value):
     if "trained" not in found:
         found |= facts(contest, entry)
     if kind == "rate":
-        found["rates"][f"{value:g}"] = loss = tuned(contest, entry, value)
+        found["rates"][f"{value:g}"] = loss = rounded(tuned(contest, entry, value))  # `untried` sees this one
         found["lr"], found["edge"] = choose(found["rates"])
         return "diverged" if loss is None else f"loss {loss:.4f}"
     row, replay = ran(contest, entry, found["lr"], value)
