@@ -128,7 +128,7 @@ def test_what_the_page_says_about_neighbours(results):
     assert max(gaps["vera"]) < min(gaps["lamda"])
     assert all(entry["edge"] is None for entry in results["entries"].values())
     vera = results["entries"]["vera"]
-    assert vera["lr"] == 0.256 == 32 * results["entries"]["lora r=8"]["lr"] and vera["rates"]["1.024"] > 4
+    assert vera["lr"] == 0.512 == 64 * results["entries"]["lora r=8"]["lr"] and vera["rates"]["1.024"] > 4
     assert np.mean(gaps["lora-fa"]) - np.mean(gaps["lora r=8"]) < 0.005  # "almost as good as LoRA"
 
 

@@ -176,7 +176,7 @@ def choose(rates):
     losses = [math.inf if rates[rate] is None else rates[rate] for rate in tried]
     if min(losses) == math.inf:
         return None, "lowest"  # all diverged
-    at = next(i for i, loss in enumerate(losses) if loss <= min(losses) + TIE)
+    at = next(i for i, loss in enumerate(losses) if round(loss - min(losses), 6) < TIE)
     edges = {len(tried) - 1: "highest", 0: "lowest"}
     return float(tried[at]), edges.get(at)
 
