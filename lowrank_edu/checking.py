@@ -22,7 +22,7 @@ from . import exercises as exercises  # a callable module: lo.exercises() lists 
 from .checks.comparing import close
 from .checks.judging import judge_function, judge_value
 
-KINDS = ("code", "number", "predict", "choice", "find-the-bug")
+KINDS = ("code", "number", "predict", "choice", "find-the-bug", "read-the-plot", "design")
 
 
 @dataclass(frozen=True)

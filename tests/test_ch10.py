@@ -151,6 +151,15 @@ def test_what_the_page_says_about_losses(results):
     assert min(gaps("adalora r=2")) < max(gaps("lora r=2"))  # overlap
     assert min(gaps("adalora r=2, 240 steps")) > 1.5 * max(gaps("lora r=2, 240 steps"))  # clearly ahead
     assert max(gaps("adalora r=2, no penalty")) < min(gaps("lora r=2"))  # ahead in every seed
+    short = [label for label in results["entries"] if "240" not in label]
+    assert all(max(gaps("lora r=3")) < min(gaps(label)) for label in short if label != "lora r=3")  # best of all
+    forgot = np.array([column(results, label, "plain") for label in short])
+    assert (np.argmax(forgot, axis=0) == short.index("lora r=3")).sum() == 2  # forgets most in two of three
+    base, kept = results["base"]["plain"], forgot[short.index("adalora r=2, no penalty")]
+    assert np.all(forgot[short.index("lora r=3")] - base > 2 * (kept - base))  # "far more", in every seed
+    assert results["entries"]["lora r=3"]["trained"] == pytest.approx(
+        results["entries"]["adalora r=2"]["trained"], rel=0.01
+    )
     pairs = {"adalora r=1": "lora r=1", "adalora r=2": "lora r=2", "adalora r=2, no penalty": "lora r=2",
              "adalora r=2, 240 steps": "lora r=2, 240 steps"}  # fmt: skip
     less = np.array([np.less(column(results, a, "plain"), column(results, b, "plain")) for a, b in pairs.items()])

@@ -105,6 +105,14 @@ def test_count_names_each_mistake():
     assert sum(p.numel() for p in update.parameters()) == exercises.get("ch13-count").reference
 
 
+def test_design_has_a_sentence_for_each_plan():
+    assert_each_option_has_its_sentence(exercises.get("ch13-design"), 4, ["(c)", " C. "])
+    assert 2 * (7 + 10) == 34 and 34 + 26 == 60 and 2 * 0.5**10 == 1 / 512  # what the solution and the praise say
+    rows = {row.name: row for row in lo.methods.table()}
+    xs, lora = rows["LoRA-XS"], rows["LoRA"]  # DiagTune: the start, scale and schedule of LoRA-XS, another shape
+    assert all(getattr(xs, what) != getattr(lora, what) for what in ("shape", "start", "schedule"))
+
+
 def test_the_page_shows_every_exercise():
     assert_notebook_shows(exercises.chapter("ch13"), "ch13_next.ipynb")
 
@@ -132,6 +140,16 @@ def test_counts_are_those_of_the_loop_on_the_page(entries):
     for name, entry in entries.items():
         if entry["trained"] is not None:
             assert re.search(rf"{re.escape(name)} +{entry['trained']:,} ", page), name
+
+
+def test_the_two_lines_of_a_card_run_and_print_its_count(entries, capsys):
+    for name, entry in entries.items():
+        if "code" in entry:
+            assert entry["code"].count("\n") == 1
+            exec(entry["code"], {"lo": lo})
+            assert f"trains {entry['trained']:,} of" in capsys.readouterr().out, name
+    assert set(entries) - {name for name, entry in entries.items() if "code" in entry} == {"P-tuning", "diff pruning"}
+    assert entries["LaMDA++"]["trained"] < entries["LaMDA"]["trained"]  # uneven ranks: chapter 12
 
 
 def test_filters_are_what_the_code_can_do(entries):
@@ -163,7 +181,9 @@ def test_the_planner_counts_every_row_as_the_table_does(entries):
         if row.name != "LoftQ":  # whose codes need the weights
             # of LISA's four blocks two train at a time, as the page says
             want = 1_178_688 if row.name == "LISA" else entries[row.name]["trained"]
-            assert lo.memory.plan(model.config, row.method).trainable == want, row.name
+            spectral = row.name == methods_page.SPECTRAL
+            method = row.method.allocated(model, methods_page.RANKS) if spectral else row.method
+            assert lo.memory.plan(model.config, method).trainable == want, row.name
 
 
 # ---- the figure ----------------------------------------

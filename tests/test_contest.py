@@ -114,6 +114,17 @@ def test_results_of_other_weights_settings_or_methods_are_not_continued(folder):
     assert not any(entry["rates"] for entry in contest.begun(TOY)["entries"].values())
 
 
+def test_the_best_rate_is_chosen_from_the_losses_that_the_file_holds(folder, monkeypatch):
+    exact = {0.005: 0.5, 0.01: 0.41249, 0.02: 0.41151}  # apart by less than TIE; rounded as in the file, by just TIE
+    monkeypatch.setattr(contest, "tuned", lambda toy, entry, lr: exact[lr])
+    results = contest.begun(TOY)
+    for lr in exact:
+        contest.perform(TOY, {"toy": results}, "toy", "bitfit", "rate", lr)
+    found = results["entries"]["bitfit"]
+    assert (found["lr"], found["edge"]) == contest.choose(found["rates"]) == (0.02, "highest")
+    assert contest.untried([*exact], found["rates"]) == [0.04]  # so the file and the next run agree
+
+
 def climb(loss, grid=(1, 2, 4)):
     """All rates that are tried for a function of the rate, in order."""
     rates = {}

@@ -40,6 +40,7 @@ def entries():
         "lora r=1": Entry(lora(1), 1.6e-2),
         "adalora r=1": Entry(adalora(1, 2), **pruned),
         "lora r=2": Entry(lora(2), 1.6e-2),
+        "lora r=3": Entry(lora(3), 1.6e-2),  # as many numbers as AdaLoRA trains at its start
         "adalora r=2": Entry(adalora(2, 3), **pruned),
         "feed-forward r=3": Entry(lora(3, FEED_FORWARD), 1.6e-2),
         "attention r=5": Entry(lora(5, ATTENTION), 1.6e-2),

@@ -40,7 +40,7 @@ def entries():
         "lamda frozen at once": lamda(freeze_share=0.0, rate=3.2e-2),
         "lamda frozen by 0.1": lamda(freeze_share=0.1),
         "lamda frozen by 1": lamda(freeze_share=1.0),
-        "vera": entry(lo.VeRA(64, TARGETS), 1.6e-2),
+        "vera": entry(lo.VeRA(64, TARGETS), 5.12e-1),  # vectors want high rates
         "aflora": entry(lo.AFLoRA(8, TARGETS), 1.6e-2),
         "lamda r=32": lamda(32),
         "lora r=1": entry(lo.LoRA(1, 2, TARGETS), 1.6e-2),

@@ -61,7 +61,7 @@ def entries():
             found[label] = contest.Entry(method, 8e-3 if share else 3.2e-2)
     adalora = lo.AdaLoRA(8, 12, 24, TARGETS, warmup_steps=20, final_steps=30, every=5)
     found["lora r=8"] = contest.Entry(lo.LoRA(8, 16, TARGETS), 1.6e-2)
-    found["adalora r=8"] = contest.Entry(adalora, 1.6e-2)
+    found["adalora r=8"] = contest.Entry(adalora, 3.2e-2)
     return found
 
 

@@ -176,7 +176,7 @@ def choose(rates):
     losses = [math.inf if rates[rate] is None else rates[rate] for rate in tried]
     if min(losses) == math.inf:
         return None, "lowest"  # all diverged
-    at = next(i for i, loss in enumerate(losses) if loss <= min(losses) + TIE)
+    at = next(i for i, loss in enumerate(losses) if round(loss - min(losses), 6) < TIE)
     edges = {len(tried) - 1: "highest", 0: "lowest"}
     return float(tried[at]), edges.get(at)
 
@@ -233,7 +233,7 @@ def _perform(contest, results, label, kind, value):
     if "trained" not in found:
         found |= facts(contest, entry)
     if kind == "rate":
-        found["rates"][f"{value:g}"] = loss = tuned(contest, entry, value)
+        found["rates"][f"{value:g}"] = loss = rounded(tuned(contest, entry, value))  # `untried` sees this one
         found["lr"], found["edge"] = choose(found["rates"])
         return "diverged" if loss is None else f"loss {loss:.4f}"
     row, replay = ran(contest, entry, found["lr"], value)

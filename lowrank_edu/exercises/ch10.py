@@ -14,7 +14,7 @@ PEAK = Exercise(
     needs="a guess, made before you read on",
     know="when AdaLoRA's budget helps, and when it does not",
     reference="1.5 times",
-    options=("2/3", "the same", "1.5 times", "only at the end more"),
+    options=("2/3", "the same", "1.5 times", "more, but only at the end"),
     mistakes=[
         Mistake(
             "pays the end",
@@ -25,13 +25,14 @@ PEAK = Exercise(
         Mistake(
             "counts the end",
             "the same",
-            "The two have equal ranks in the last step only. At the first one AdaLoRA has 12 of them, and memory is "
-            "paid for the largest step.",
+            "The two have equal ranks at the end only. In the first step AdaLoRA has 12 of them, and memory is paid "
+            "for the largest step.",
         ),
         Mistake(
             "counts backwards",
-            "only at the end more",
-            "It is the other way round: the most is held at the start, when nothing has been cut yet.",
+            "more, but only at the end",
+            "It needs more from the first step on: twelve ranks are there before anything is cut, and cutting sets a λ "
+            "to zero but gives no memory back.",
         ),
     ],
     praise="Memory is paid at the peak, and the peak is the start. What pruning makes small is the file.",

@@ -1,4 +1,4 @@
-"""Exercises of chapter 11: what zero gradients do, counts, the spectral start, the front, and a missing factor."""
+"""Exercises of chapter 11: zero gradients, counts, the spectral start, the front, its area, and a missing factor."""
 
 import numpy as np
 
@@ -216,6 +216,48 @@ FRONT = Exercise(
 )
 
 
+# ---- read the plot ----------------------------------------
+AREA = Exercise(
+    id="ch11-area",
+    title="The area under the staircase",
+    kind="read-the-plot",
+    difficulty=2,
+    minutes=5,
+    needs="the figure, and an eye for areas",
+    know="what the r² at the end leaves out",
+    reference="10,000",
+    options=("1,000", "10,000", "17,000", "28,000", "46,000"),
+    mistakes=[
+        Mistake(
+            "the end",
+            "1,000",
+            "That is the height at the end, 1,024, where the staircase stays for 70 % of the run. The steps before it "
+            "are short but high: look at the area, not at the last value.",
+        ),
+        Mistake(
+            "a box",
+            "17,000",
+            "30 % of 56,320: so it would be if all of B trained for 36 steps and then stopped at once. The staircase "
+            "falls all the way; under it is about half of that box.",
+        ),
+        Mistake(
+            "half way down",
+            "28,000",
+            "That is half the height: the mean over the 36 steps of the fall. For the other 84 steps the staircase "
+            "lies at the bottom, and the average is over all 120.",
+        ),
+        Mistake(
+            "what is saved",
+            "46,000",
+            "That is the area *above* the staircase: the numbers that are not trained in an average step. The "
+            "question is for those below it.",
+        ),
+    ],
+    praise="About a fifth of what trains at the start. The headline counts the end of the staircase, the peak of "
+    "memory its beginning, and neither is the average.",
+)
+
+
 # ---- the missing factor ----------------------------------------
 MISSING = Exercise(
     id="ch11-missing",
@@ -243,4 +285,4 @@ MISSING = Exercise(
     praise="int(1/0.3) = 3 of 64. And those three are not really frozen, because only their gradients are set to zero.",
 )
 
-EXERCISES = [ZERO, COUNTS, START, FRONT, MISSING]
+EXERCISES = [ZERO, COUNTS, START, FRONT, AREA, MISSING]

@@ -1,4 +1,4 @@
-"""Exercises of chapter 13: a new paper, an adapter per row, DoRA counted, and a swap that does nothing."""
+"""Exercises of chapter 13: a new paper, an adapter per row, DoRA counted, a swap that does nothing, and a design."""
 
 import numpy as np
 
@@ -212,4 +212,46 @@ SWAP = Exercise(
     praise="Merged, the pirate is in W, and the factors beside it are not read. Unmerge first, or do not merge.",
 )
 
-EXERCISES = [PLACE, GATHER, COUNT, SWAP]
+
+# ---- design an experiment ----------------------------------------
+DESIGN = Exercise(
+    id="ch13-design",
+    title="Which experiment would convince you?",
+    kind="design",
+    difficulty=3,
+    minutes=6,
+    needs="the five answers of DiagTune, and the question: what exactly would a result be due to?",
+    know="how to plan the runs that a claim needs",
+    reference="C",
+    options=("A", "B", "C", "D", "E"),
+    mistakes=[
+        Mistake(
+            "unequal search",
+            "A",
+            "Seeds make a difference certain, and do not make it fair: one rate was searched for, the other was copied "
+            "from another model and task. Thirty seeds would only measure this head start precisely.",
+        ),
+        Mistake(
+            "three changes at once",
+            "B",
+            "Fairly searched and paired, but the rivals differ in shape, start and schedule at once. If DiagTune wins "
+            "or loses, you do not know which of the three did it. Look for a rival that differs in the diagonal only.",
+        ),
+        Mistake(
+            "chosen on the test",
+            "D",
+            "The right rival, and then the best of 30 looks at the stories that are reported: the winner of many tries "
+            "looks better than it is, and one seed each shows no spread. Choose the rate elsewhere, then look once.",
+        ),
+        Mistake(
+            "no rival",
+            "E",
+            "Then you know one number very well, and have nothing to compare it with. Whether a diagonal suffices is a "
+            "question about two methods.",
+        ),
+    ],
+    praise="One answer changes, both sides are searched alike, and each seed gives one difference. Ten equal signs "
+    "happen by chance once in 512.",
+)
+
+EXERCISES = [PLACE, GATHER, COUNT, SWAP, DESIGN]

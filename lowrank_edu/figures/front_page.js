@@ -14,5 +14,5 @@
   $.text("lora", $.num(2 * r * d));
   $.text("start", $.num(r * d + r * r));
   $.text("end", $.num(r * r));
-  return `Step ${state.step}, ${data.names[state.run]}: ${now[1]} of ${r} columns frozen, ${$.num(now[2])} numbers still trained. A layer of width ${$.num(d)}: LoRA ${$.num(2 * r * d)}, LaMDA ${$.num(r * d + r * r)}, then ${r * r}.`;
+  return `Step ${state.step}, ${data.names[state.run]}: ${now[1]} of ${r} columns ${state.run === "lamda as released" ? "without a gradient" : "frozen"}, ${$.num(now[2])} numbers still trained. A layer of width ${$.num(d)}: LoRA ${$.num(2 * r * d)}, LaMDA ${$.num(r * d + r * r)}, then ${r * r}.`;
 }

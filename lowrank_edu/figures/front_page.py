@@ -36,10 +36,11 @@ def freezing_front(results=None, slug="front"):
         title="When does which column of B stop?",
         alt=f"A matrix B with {R} columns, and below it a staircase: the numbers that are trained over {steps} steps. "
         f"With B frozen by 30 percent of the run they fall from {first[0][2]:,} to {first[-1][2]:,} by step "
-        f"{first[-1][0]}; as released, only {runs['lamda as released'][-1][1]} of {R} columns ever stop.",
-        caption="Grey columns with a dashed edge are frozen, the first one first: with a spectral start, that of the "
-        "largest singular value. Move the step, then compare the three schedules. The second slider is apart from "
-        "the run: what one square layer of width d trains with r = 8.",
+        f"{first[-1][0]}; as released, only {runs['lamda as released'][-1][1]} of {R} columns lose their gradient.",
+        caption="Grey columns with a dashed edge get no gradient any more, the first one first. In the first two "
+        "schedules they are frozen, and the first column is that of the largest singular value. As released there are "
+        "no singular values, and AdamW moves the grey columns on. The second slider is apart from the run: what one "
+        "square layer of width d trains with r = 8.",
         controls=[
             Slider("step", "Step", range(0, steps + 1, 4), start=0),
             Choice("run", "Schedule", RUNS),

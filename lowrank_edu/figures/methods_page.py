@@ -11,6 +11,8 @@ from .page import Choice, Figure, Select, script, svg, tiles
 QUESTIONS = ["shape", "start", "scale", "schedule", "storage"]
 SORTS = {"table": "as in the book", "name": "name", "trained": "trained numbers"} | {q: q for q in QUESTIONS}
 FILTERS = {"all": "all", "merge": "merges", "peft": "goes to PEFT", "codes": "works on 4-bit"}
+SPECTRAL, RANKS = "LaMDA++", (2, 4, 8, 12, 16)
+"""The row whose ranks are read off the model, and the ranks that a layer may have there."""
 USE = {
     "LoRA": "Always first. It merges, every tool reads it, and others must beat it.",
     "rsLoRA": "You try large ranks and want the volume to stay level.",
@@ -73,7 +75,7 @@ def entries(table=None, counts=None):
         table = rows()
     counts = counted(table) if counts is None else counts
     found = [
-        {"name": row.name, "code": f"lo.{row.call}" + (', quantize="nf4"' if row.name == "LoftQ" else "")}
+        {"name": row.name, "code": _demo(row)}
         | {question: getattr(row, question) for question in QUESTIONS}
         | {"source": row.source or "the baseline", "trained": counts[row.name], "merge": row.merge is True}
         | {"peft": row.peft is True, "codes": "codes cannot" not in row.storage}
@@ -81,6 +83,13 @@ def entries(table=None, counts=None):
     ]
     found += [named | {"trained": None, "merge": False, "peft": False, "codes": False} for named in NAMED]
     return [entry | {"use": USE[entry["name"]]} for entry in found]
+
+
+def _demo(row):
+    """Two lines that adapt the tiny model with the settings of a row, and print the count."""
+    ranks = f".allocated(model, {RANKS})" if row.name == SPECTRAL else ""
+    codes = ', quantize="nf4"' if row.name == "LoftQ" else ""
+    return f'model, tok = lo.load_model("tiny-gpt2")\nprint(lo.adapt(model, lo.{row.call}{ranks}{codes}))'
 
 
 def counted(table):
@@ -91,7 +100,8 @@ def counted(table):
     for row in table:
         model, _ = models.load_model("tiny-gpt2")
         quantize = "nf4" if row.name == "LoftQ" else None
-        found[row.name] = adapting.adapt(model, row.method, quantize=quantize).trainable
+        method = row.method.allocated(model, RANKS) if row.name == SPECTRAL else row.method
+        found[row.name] = adapting.adapt(model, method, quantize=quantize).trainable
     return found
 
 
@@ -115,7 +125,8 @@ def method_table(table=None, counts=None, slug="method-table"):
         "#fig-SLUG summary span{display:block;color:var(--muted)}"
         "#fig-SLUG .by{color:currentColor}"
         "#fig-SLUG dl{display:grid;grid-template-columns:auto 1fr;gap:.1rem .6rem;margin:.4rem 0 0}"
-        "#fig-SLUG code{display:block;font-size:12px;margin-top:.4rem;overflow-wrap:anywhere;color:inherit}"
+        "#fig-SLUG code{display:block;font-size:12px;margin-top:.4rem;overflow-wrap:anywhere;white-space:pre-wrap;"
+        "color:inherit}"
         "#fig-SLUG dt{font-weight:600;margin:0}#fig-SLUG dd{margin:0;overflow-wrap:anywhere}"
     ).replace("SLUG", slug)
     return Figure(
@@ -166,7 +177,7 @@ def _scale(rows):
 def _card(i, row):
     count = "named, not implemented" if row["trained"] is None else f"trains {row['trained']:,}"
     answers = "".join(f"<dt>{q}</dt><dd>{escape(row[q])}</dd>" for q in QUESTIONS)
-    code = f"<code>lo.adapt(model, {escape(row['code'])})</code>" if "code" in row else ""
+    code = f"<code>{escape(row['code'])}</code>" if "code" in row else ""
     return (
         f'<details data-row="{i}"><summary><b>{escape(row["name"])}</b>{count}'
         f'<span>{escape(row["use"])}</span><span class="by"></span></summary>'
