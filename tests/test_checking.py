@@ -590,6 +590,41 @@ def test_a_loop_that_prints_does_not_fill_the_memory():
     assert outcome.timed_out and len(outcome.printed) == 2000
 
 
+def test_what_other_threads_print_is_not_swallowed(capsys):
+    """A slider's callback and a cell may run at once; a call that could not be stopped may outlive its limit."""
+    inside, done = threading.Event(), threading.Event()
+
+    def busy():
+        print("caught")
+        inside.set()
+        done.wait(20)
+
+    outcomes = []
+    worker = threading.Thread(target=lambda: outcomes.append(sandbox.run(busy, (), 30)))
+    worker.start()
+    assert inside.wait(20)
+    print("a cell")
+    assert sandbox.run(lambda: print("mine"), ()).printed == "mine\n"
+    print("another cell")
+    done.set()
+    worker.join(20)
+    assert outcomes[0].printed == "caught\n"
+    assert capsys.readouterr().out == "a cell\nanother cell\n"
+
+
+def test_the_learners_code_cannot_take_print_away(capsys):
+    before = sys.stdout
+
+    def steal():
+        sys.stdout = None
+
+    sandbox.run(steal, ())
+    assert sys.stdout is before
+    outcome = sandbox.run(lambda: [print("outer"), sandbox.run(lambda: print("inner"), ()), print("outer")], ())
+    assert outcome.printed == "outer\nouter\n" and outcome.value[1].printed == "inner\n"
+    assert sys.stdout is before and capsys.readouterr().out == ""
+
+
 # ---- the helper that chapter tests rely on can fail ----------------------------------------------
 WRONG = {
     "swapped": lambda A, B, alpha, r: alpha / r * A @ B,
