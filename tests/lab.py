@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from browser import watched
 from playwright.sync_api import Page
 
@@ -50,7 +50,7 @@ def running_lab(folder: Path) -> Iterator[Lab]:
     ]
     with log.open("wb") as said:
         server = subprocess.Popen(
-            command, env=environment, cwd=folder, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+            command, env=environment, cwd=folder, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
         try:
             yield Lab(_address(server, runtime, log), token)
@@ -90,20 +90,16 @@ def _address(server: subprocess.Popen, runtime: Path, log: Path) -> str:
 
 
 def _end(server: subprocess.Popen) -> None:
-    """Ask the server to stop, which stops its kernels; then end what is left of its group, and nothing else."""
+    """Ask the server to stop, which stops its kernels; then end what is left of them, and nothing else."""
+    try:
+        processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        processes = []
     if server.poll() is None:
         server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            pass
-    if hasattr(os, "killpg"):
-        try:
-            os.killpg(server.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    elif server.poll() is None:
-        server.kill()
+    _, left = psutil.wait_procs(processes, timeout=30)
+    for process in left:
+        process.kill()
     server.wait()
 
 
