@@ -34,6 +34,7 @@ _HOMES = {
     "sampling": ["sample"],
     "inspecting": ["inspect_adapter"],
     "checking": ["check", "exercises"],
+    "passing": ["progress"],
 }  # fmt: skip
 _MODULES = ["factor", "corpus", "figures", "quant", "updates", "inits", "layers", "memory", "exercises", *_HOMES]
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

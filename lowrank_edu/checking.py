@@ -13,12 +13,13 @@ import html
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from . import exercises as exercises  # a callable module: lo.exercises() lists the ids
+from . import passing
 from .checks.comparing import close
 from .checks.judging import judge_function, judge_value
 
@@ -102,8 +103,15 @@ class Exercise:
 
 
 def check(exercise_id: str, answer) -> Result:
-    """Check an answer.  ValueError for an unknown id, naming the nearest; never for a learner's mistake."""
-    return examine(exercises.get(exercise_id), answer)
+    """Check an answer.  ValueError for an unknown id, naming the nearest; never for a learner's mistake.
+
+    That it passes is kept in a file beside the notebook (`passing.py`), and nowhere else.
+    """
+    result = examine(exercises.get(exercise_id), answer)
+    if not result.passed:
+        return result
+    passing.record(exercise_id)
+    return replace(result, message=f"{result.message}\n{passing.chapter_line(exercise_id)}".strip())
 
 
 def examine(exercise: Exercise, answer) -> Result:

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["LOWRANK_PAGE"] = "1"  # no widgets, no file of progress; tests of those take it away
 
 from hypothesis import settings
 

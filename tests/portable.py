@@ -101,6 +101,7 @@ def on_colab(pins: dict[str, str]) -> int:
     code = code or expect(before, versions(python), {"lowrank_edu"})
     code = code or strict_nbval.run(chapters[1:], setting, str(python))
     code = code or expect(before, versions(python), {"lowrank_edu"})
+    code = code or move_panels(python)
     if code == 0 and "peft" in before:
         print("without peft, the first cell brings it back and moves nothing else", flush=True)
         pip(python, "uninstall", "-y", "peft", "lowrank_edu")
@@ -134,7 +135,15 @@ def on_lowest() -> int:
     print("(torch is not the lowest: older ones come with CUDA, several GB)", flush=True)
     python = environment("lowest", pins)
     pip(python, "install", "--no-deps", str(wheel()))
-    return strict_nbval.run(sorted((ROOT / "chapters").glob("*.ipynb")), {"PYTHONPATH": ""}, str(python))
+    code = strict_nbval.run(sorted((ROOT / "chapters").glob("*.ipynb")), {"PYTHONPATH": ""}, str(python))
+    return code or move_panels(python)
+
+
+def move_panels(python: Path) -> int:
+    """Every slider of every live panel, with the widgets of this environment."""
+    print("moving the sliders of the live panels", flush=True)
+    clean = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([str(python), str(ROOT / "tests" / "panels.py")], cwd=PLACE, env=clean).returncode
 
 
 def frozen(path: Path) -> dict[str, str]:

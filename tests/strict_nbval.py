@@ -51,6 +51,7 @@ def once(paths: list[Path], environment: dict[str, str], python: str) -> tuple[i
         *map(str, paths),
     ]
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    quiet["LOWRANK_PAGE"] = "1"  # the outputs of the page: no widgets, no file of a learner's progress
     quiet["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # the debugger of older kernels says a sentence at each start
     try:
         done = subprocess.run(

@@ -217,16 +217,16 @@ def test_after_an_endless_loop_the_next_check_works_and_no_alarm_is_left():
 
 
 def test_an_endless_loop_outside_the_main_thread_is_stopped_too():
-    found = []
+    found, before = [], set(threading.enumerate())  # a progress bar of another test may keep a thread
     worker = threading.Thread(target=lambda: found.extend([says(endless), says(delta)]))
     worker.start()
     worker.join(20)
     assert [r.diagnosis for r in found] == ["time", "correct"]
     for _ in range(100):
-        if threading.active_count() == 1:
+        if set(threading.enumerate()) <= before:
             break
         time.sleep(0.05)
-    assert threading.active_count() == 1
+    assert set(threading.enumerate()) <= before
 
 
 def test_the_users_own_interrupt_passes_through():
@@ -588,6 +588,41 @@ def test_the_sandbox_keeps_errors_and_values():
 def test_a_loop_that_prints_does_not_fill_the_memory():
     outcome = sandbox.run(endless_talk, (1, 2, 3, 4), 0.2)
     assert outcome.timed_out and len(outcome.printed) == 2000
+
+
+def test_what_other_threads_print_is_not_swallowed(capsys):
+    """A slider's callback and a cell may run at once; a call that could not be stopped may outlive its limit."""
+    inside, done = threading.Event(), threading.Event()
+
+    def busy():
+        print("caught")
+        inside.set()
+        done.wait(20)
+
+    outcomes = []
+    worker = threading.Thread(target=lambda: outcomes.append(sandbox.run(busy, (), 30)))
+    worker.start()
+    assert inside.wait(20)
+    print("a cell")
+    assert sandbox.run(lambda: print("mine"), ()).printed == "mine\n"
+    print("another cell")
+    done.set()
+    worker.join(20)
+    assert outcomes[0].printed == "caught\n"
+    assert capsys.readouterr().out == "a cell\nanother cell\n"
+
+
+def test_the_learners_code_cannot_take_print_away(capsys):
+    before = sys.stdout
+
+    def steal():
+        sys.stdout = None
+
+    sandbox.run(steal, ())
+    assert sys.stdout is before
+    outcome = sandbox.run(lambda: [print("outer"), sandbox.run(lambda: print("inner"), ()), print("outer")], ())
+    assert outcome.printed == "outer\nouter\n" and outcome.value[1].printed == "inner\n"
+    assert sys.stdout is before and capsys.readouterr().out == ""
 
 
 # ---- the helper that chapter tests rely on can fail ----------------------------------------------

@@ -62,6 +62,7 @@ def render(source: Path, out: Path) -> tuple[int, str]:
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "LOWRANK_PAGE": "1",  # no widgets, no file of a learner's progress
     }
     try:
         done = subprocess.run(

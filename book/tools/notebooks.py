@@ -21,6 +21,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same order of additions, whatever else the machine is doing
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["LOWRANK_PAGE"] = "1"  # outputs for the page: no widgets, no file of a learner's progress
 
 import nbformat
 from nbclient import NotebookClient

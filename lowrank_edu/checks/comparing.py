@@ -33,6 +33,8 @@ def as_array(x) -> np.ndarray:
         array = np.asarray(x)
     except ValueError:
         raise NotNumbers("a list whose rows differ in length") from None
+    except Exception:  # an object of the learner's own, which may raise anything
+        raise NotNumbers(f"of type {type(x).__name__}") from None
     if array.dtype.kind not in "biufc":
         raise NotNumbers(f"of type {type(x).__name__}")
     return array

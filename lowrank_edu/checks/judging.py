@@ -65,9 +65,7 @@ def _is_function(answer):
 
 # ---- answers that are functions ---------------------------------------------------------------------------
 def judge_function(exercise, answer):
-    if unfinished(answer) or _is_stub(answer):
-        return "not yet", NOT_YET
-    if problem := _wrong_kind(exercise, answer):
+    if problem := _nothing_to_run(exercise, answer):
         return problem
     cases, outcomes, changed = exercise.fresh_cases(), [], ""
     for case in cases:
@@ -81,6 +79,18 @@ def judge_function(exercise, answer):
     if printed and diagnosis not in ("correct", "not yet"):
         message += f"\nYour code printed: {printed[:300]}{'…' if len(printed) > 300 else ''}"
     return diagnosis, message
+
+
+def judge_case(exercise, answer, case):
+    """(diagnosis, message, outcome) of one case, for a picture of it; outcome is None when nothing could be run."""
+    if problem := _nothing_to_run(exercise, answer):
+        return *problem, None
+    outcome, changed = _attempt(exercise, answer, case)
+    return *_judge(exercise, answer, [case], [outcome], changed), outcome
+
+
+def _nothing_to_run(exercise, answer):
+    return ("not yet", NOT_YET) if unfinished(answer) or _is_stub(answer) else _wrong_kind(exercise, answer)
 
 
 def _judge(exercise, answer, cases, outcomes, changed):

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import io
 import signal
+import sys
 import threading
 import warnings
 from dataclasses import dataclass
@@ -47,9 +48,59 @@ def run(function, args, seconds=5.0) -> Outcome:
     return (_with_alarm if alarm else _with_thread)(function, args, seconds)
 
 
+class _Router:
+    """Stands for sys.stdout while learners' code runs: its own thread's text is caught, all other text passes.
+
+    A front end may run a slider's callback and a cell in two threads at once, and a call that could not be
+    stopped may outlive its limit: neither may take the prints of the cells with it.
+    """
+
+    def __init__(self, real):
+        self._real, self._mine, self.calls = real, threading.local(), 0
+
+    def _stream(self):
+        return getattr(self._mine, "caught", None) or self._real
+
+    def write(self, text):
+        return self._stream().write(text)
+
+    def flush(self):
+        self._stream().flush()
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+
+_STREAMS, _LOCK = ("stdout", "stderr"), threading.Lock()
+
+
+@contextlib.contextmanager
+def _catching(caught):
+    """What this thread writes goes to `caught`."""
+    with _LOCK:
+        for name in _STREAMS:
+            if not isinstance(getattr(sys, name), _Router):
+                setattr(sys, name, _Router(getattr(sys, name)))
+        routers = {name: getattr(sys, name) for name in _STREAMS}
+        for router in routers.values():
+            router.calls += 1
+    before = [getattr(router._mine, "caught", None) for router in routers.values()]
+    for router in routers.values():
+        router._mine.caught = caught
+    try:
+        yield
+    finally:
+        for router, earlier in zip(routers.values(), before, strict=True):
+            router._mine.caught = earlier
+        with _LOCK:
+            for name, router in routers.items():
+                router.calls -= 1
+                setattr(sys, name, router if router.calls else router._real)  # whatever the learner's code put there
+
+
 def _call(function, args) -> Outcome:
     caught, outcome = _Caught(), Outcome()
-    with contextlib.redirect_stdout(caught), contextlib.redirect_stderr(caught), warnings.catch_warnings():
+    with _catching(caught), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             outcome.value = function(*args)
@@ -62,18 +113,23 @@ def _call(function, args) -> Outcome:
 
 
 def _with_alarm(function, args, seconds):
-    def ring(_signal, _frame):
-        raise TimeUp
+    running = [True]
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        return _call(function, args)
-    except TimeUp as error:  # rang between the end of the call and the next line
-        return Outcome(error=error)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    def ring(_signal, _frame):
+        if running:  # an alarm that arrives late finds nothing to stop
+            raise TimeUp
+
+    def timed(*args):
+        before = signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            return function(*args)
+        finally:
+            running.clear()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    return _call(timed, args)
 
 
 def _with_thread(function, args, seconds):

@@ -2,6 +2,7 @@
 
     from lowrank_edu import figures
     figures.spectrum({"a picture": W})          # the last line of a notebook cell
+    figures.try_yours("ch01-best", best_copy)   # where a kernel runs: sliders that drive the learner's function
 
 A function is imported on first use from the subject module named here, so that this package stays light.
 """
@@ -30,6 +31,7 @@ _HOMES = {
     "rivals_compared": "rivals_page",
     "rank_budget": "energies",
     "method_table": "methods_page",
+    "try_yours": "live",
 }
 __all__ = sorted(_HOMES)
 
