@@ -1,6 +1,7 @@
 """Chapter 9: each planted wrong answer gets its own sentence; the recorded numbers say what the page says."""
 
 import ch09_qlora as experiment
+import ch09_smollm2 as real
 import numpy as np
 import pytest
 import torch
@@ -280,6 +281,29 @@ def test_what_the_page_says_about_the_trained_adapters(results):
     assert list(runs)[-2:] == ["loftq 1", "loftq 5"]  # "the last two lines of the table"
     rates = {float(rate): loss for rate, loss in results["rates"].items()}
     assert experiment.tuned(rates) == results["lr"] == 0.016
+
+
+def test_what_the_page_says_about_smollm2():
+    found = shipped.results("ch09_smollm2")
+    assert found["fingerprint"] == real.begun()["fingerprint"] and not real.missing(found)
+    runs = {base: [found["runs"][f"{base} {seed}"] for seed in found["seeds"]] for base in real.BASES}
+    fp32, bf16, nf4 = ([row["loss"] for row in runs[base]] for base in real.BASES)
+    assert [round(a - b, 2) for a, b in zip(fp32, nf4, strict=True)] == pytest.approx([0.06, 0.07, 0.05])
+    assert max(abs(a - b) for a, b in zip(fp32, bf16, strict=True)) < 0.01
+    before = {base: rows[0]["before"] for base, rows in runs.items()}
+    assert before["nf4 dq"] - before["fp32"] == pytest.approx(1 / 3, abs=0.01)
+    assert 0 < before["bf16"] - before["fp32"] < 0.005
+    assert [round(rows[0]["frozen"] / 1e6) for rows in runs.values()] == [538, 269, 168]
+    model = real.loaded()[0]
+    assert round(model.get_input_embeddings().weight.nbytes / 1e6) == 113
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+
+
+def test_smollm2_on_codes_begins_as_recorded():
+    old = shipped.results("ch09_smollm2")["runs"]["nf4 dq 0"]
+    data = real.examples(real.STEPS * real.BATCH, 100)
+    history = lo.train(real.based("nf4 dq"), data, steps=1, batch_size=real.BATCH, lr=real.LR, seed=0, progress=False)
+    assert history.loss[0] == pytest.approx(old["curve"][0], abs=0.02)
 
 
 def test_a_best_rate_on_the_edge_of_the_grid_is_refused():
