@@ -6,9 +6,9 @@
   const name = n => n.slice(0, 4).replace("nf4 ", "NF4");
   const cells = sign => {
     if (frame < 0) return "";
-    const values = data.frames[frame], side = values.shape[1];
+    const bytes = data.frames[frame], side = data.side;
     let d = "";
-    values.forEach((v, k) => { if (Math.sign(v) === sign) d += `M${cell * (k % side)} ${top + cell * Math.floor(k / side)}h${cell - 1}v${cell - 1}h-${cell - 1}z`; });
+    for (let k = 0; k < side * side; k++) if (Math.floor((bytes[Math.floor(k / 5)] & 255) / 3 ** (k % 5)) % 3 - 1 === sign) d += `M${cell * (k % side)} ${top + cell * Math.floor(k / side)}h${cell - 1}v${cell - 1}h-${cell - 1}z`;
     return d;
   };
   $.attr("up", {d: cells(1)});

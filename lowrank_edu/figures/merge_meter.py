@@ -48,7 +48,8 @@ def merge_drift(results, slug="merge-drift"):
             "cycles": cycles,
             "series": series,
             "lost": lost,
-            "frames": [pack(f) for f in frames],
+            "frames": [_signs(f) for f in frames],
+            "side": len(frames[0]),
             "box": [CELL, TOP, LEFT, RIGHT, FLOOR, HIGH, LOW, DECADES],
         },
         stage=_stage(series["fp32 one"], frames, cycles, at),
@@ -67,16 +68,24 @@ def _frame(frames, corner):
     side = round(len(values) ** 0.5)
     if side * side != len(values):
         raise ValueError(f"a corner has {len(values)} values, which is not a square.")
+    values = np.sign(values).reshape(side, side)
     for i, frame in enumerate(frames):
-        if np.array_equal(frame.ravel(), values):
+        if np.array_equal(frame, values):
             return i
-    frames.append(values.reshape(side, side))
+    frames.append(values)
     return len(frames) - 1
+
+
+def _signs(frame):
+    """A frame of −1, 0, 1 as bytes of five cells each, in base 3 with the first cell lowest; merge_meter.js unpacks."""
+    cells = (frame.ravel() + 1).astype(np.uint8)
+    cells = np.append(cells, np.zeros(-len(cells) % 5, np.uint8)).reshape(-1, 5)
+    return pack((cells @ np.array([1, 3, 9, 27, 81], np.uint8)).view(np.int8)[None])
 
 
 def _cells(frame, sign):
     """One SVG path: a square per weight that moved in this direction; merge_meter.js draws the same."""
-    rows, columns = np.nonzero(np.sign(frame) == sign)
+    rows, columns = np.nonzero(frame == sign)
     return "".join(
         f"M{CELL * c:g} {TOP + CELL * r:g}h{CELL - 1}v{CELL - 1}h-{CELL - 1}z"
         for r, c in zip(rows.tolist(), columns.tolist(), strict=True)
