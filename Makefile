@@ -15,7 +15,7 @@ say     = @echo "==> $(1)"
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup book serve notebooks address browser test test-unit test-notebooks test-book test-browser test-portable \
+.PHONY: help setup book serve pdf notebooks address browser test test-unit test-notebooks test-book test-browser test-portable \
         lint experiments benchmark audit pretrain zip clean
 
 help:  ## list the targets
@@ -49,6 +49,10 @@ book: setup  ## run the chapters and render the book to _build/html (a second ru
 serve: book  ## render the book and show it at http://localhost:8000
 	$(PY) book/tools/serve.py
 
+pdf: book browser  ## the rendered book as one PDF, _build/pdf/low-rank.pdf (about a minute)
+	$(call say,printing the book)
+	$(PY) book/tools/pdf.py $(only)
+
 notebooks: setup  ## run every chapter again and write it back in one normal form; one only: make notebooks only=ch01
 	$(call say,running and normalising $(or $(only),every chapter))
 	$(PY) book/tools/notebooks.py $(only)
@@ -68,9 +72,14 @@ browser: setup  ## find a browser for the tests, or install one
 test-unit: browser  ## the package alone
 	$(call say,testing the package)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests \
-	    --ignore=tests/test_notebooks.py --ignore=tests/test_book.py --ignore=tests/test_browser.py
+	    --ignore=tests/test_notebooks.py --ignore=tests/test_book.py --ignore=tests/test_browser.py \
+	    --ignore=tests/test_print.py
 
-test-notebooks: setup  ## the chapters: their form, and every output compared with a fresh run
+test-pdf: book browser  ## the rendered book as one PDF, _build/pdf/low-rank.pdf (about a minute)
+	$(call say,printing the book)
+	$(PY) book/tools/pdf.py $(only)
+
+notebooks: setup  ## the chapters: their form, and every output compared with a fresh run
 	$(call say,looking at the chapters)
 	$(PY) -m pytest tests/test_notebooks.py
 	$(call say,running the chapters again and comparing every output)
@@ -82,7 +91,7 @@ test-book: book  ## the rendered book: complete, and a broken reference fails
 
 test-browser: book browser  ## every page in a real browser with the network off
 	$(call say,opening every page)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_browser.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_browser.py tests/test_print.py
 
 test-portable: setup  ## the chapters on an older processor, with Colab's versions, and with the lowest versions
 	$(call say,running the chapters as an older processor computes them)

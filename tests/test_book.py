@@ -43,10 +43,13 @@ def test_links_inside_the_book_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("chapters/")])
-def test_chapters_have_their_colab_link(page):
+def test_chapters_have_links_to_colab_to_their_notebook_and_to_its_source(page):
     from setup_cell import address, colab_link
 
-    assert f'href="{colab_link(*address(), page + ".ipynb")}"' in html(page)
+    ways = re.search(r'<p class="ways">.*?</p>', html(page), re.S)[0]
+    url, branch = address()
+    links = [colab_link(url, branch, page + ".ipynb"), f"../_sources/{page}.ipynb", f"{url}/blob/{branch}/{page}.ipynb"]
+    assert re.findall('href="([^"]*)"', ways) == links
 
 
 def test_pages_name_no_other_host_to_load_from():

@@ -4,9 +4,12 @@
 """
 
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from browser import open_browser, served, settle, watched
+
+from lowrank_edu import methods
 
 HTML = Path(__file__).resolve().parents[1] / "_build" / "html"
 EVERY = sorted(str(path.relative_to(HTML)) for path in HTML.glob("**/*.html") if "_static" not in path.parts)
@@ -107,10 +110,14 @@ def test_the_front_door_leads_to_the_landing_page(browser, home):
         assert watch.defects() == []
 
 
-def test_search_finds_a_page(browser, home):
+SOUGHT = ["rank", "intrinsic dimension", "merge", "quantile", "checkpointing", "forgetting", "importance"]
+
+
+def test_search_finds_terms_and_every_method(browser, home):
     with watched(browser, home) as (page, watch):
-        page.goto(home + "search.html?q=rank")
-        page.wait_for_selector("#search-results li", timeout=10_000)
+        for words in [*SOUGHT, *(row.name for row in methods.table())]:
+            page.goto(home + "search.html?q=" + quote(words))
+            page.wait_for_selector("#search-results li", timeout=10_000)
         assert watch.defects() == []
 
 

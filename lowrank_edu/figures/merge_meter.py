@@ -7,7 +7,7 @@ import numpy as np
 from .page import Choice, Figure, Slider, pack, path, script, svg, tiles
 
 CELL, TOP = 7, 24  # the corner of W − W0: size of a cell, and where it begins
-LEFT, RIGHT, FLOOR, HIGH = 194, 328, 164, 24  # the chart: its edges
+LEFT, RIGHT, FLOOR, HIGH = 194, 328, 224, 24  # the chart: its edges
 LOW, DECADES = -9, 12  # from 10⁻⁹ to 10³
 TITLE = "Is W0 the same after merging and taking out again?"
 CAPTION = (
@@ -109,7 +109,7 @@ def _stage(series, frames, cycles, at):
     )
     return svg(
         350,
-        200,
+        260,
         f'<text x="0" y="14">a corner of W − W0</text><text x="{LEFT}" y="14">largest |W − W0|</text>'
         f'<rect x="-.5" y="{TOP - 0.5}" width="{side}" height="{side}" fill="none" stroke="currentColor" '
         f'stroke-opacity=".5"/><path data-el="up" fill="var(--b)" d="{_cells(frame, 1)}"/>'
