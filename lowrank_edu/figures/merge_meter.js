@@ -18,7 +18,7 @@
   const line = name => $.path(data.cycles.map((c, k) => [x(c), y(keep ? 0 : data.series[name].max[k])]).slice(1));
   $.attr("line", {d: line(`${state.format} ${state.order}`)});
   $.html("others", keep ? "" : Object.keys(data.series).filter(n => n.endsWith(state.order)).map(n => `<path d="${line(n)}"/>`).join(""));
-  $.html("names", keep ? "" : Object.keys(data.series).filter(n => n.endsWith(state.order)).map(n => `<text x="${left + 4}" y="${(y(data.series[n].max[1]) - 6).toFixed(1)}"${n.startsWith(state.format) ? ' font-weight="bold"' : ""}>${name(n)}</text>`).join(""));
+  $.html("names", keep ? "" : Object.keys(data.series).filter(n => n.endsWith(state.order)).map(n => `<text x="${left + 4}" y="${(y(data.series[n].max[1]) + (n.startsWith("fp16") ? 13 : -6)).toFixed(1)}"${n.startsWith(state.format) ? ' font-weight="bold"' : ""}>${name(n)}</text>`).join(""));
   $.attr("dot", {cx: x(state.cycle), cy: y(error)});
   $.text("max", error ? $.sci(error) : "0");
   $.text("moved", moved ? $.pct(moved) : "none");
