@@ -15,7 +15,7 @@ say     = @echo "==> $(1)"
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup book serve pdf notebooks address browser test test-unit test-notebooks test-book test-browser test-portable \
+.PHONY: help setup book serve pdf links notebooks address browser test test-unit test-notebooks test-book test-browser test-portable \
         lint experiments benchmark audit pretrain zip clean
 
 help:  ## list the targets
@@ -53,6 +53,9 @@ pdf: book browser  ## the rendered book as one PDF, _build/pdf/low-rank.pdf (abo
 	$(call say,printing the book)
 	$(PY) book/tools/pdf.py $(only)
 
+links: book  ## every address outside the book that its pages link to (nothing is fetched)
+	@$(PY) book/tools/links.py
+
 notebooks: setup  ## run every chapter again and write it back in one normal form; one only: make notebooks only=ch01
 	$(call say,running and normalising $(or $(only),every chapter))
 	$(PY) book/tools/notebooks.py $(only)
@@ -78,6 +81,9 @@ test-unit: browser  ## the package alone
 test-pdf: book browser  ## the rendered book as one PDF, _build/pdf/low-rank.pdf (about a minute)
 	$(call say,printing the book)
 	$(PY) book/tools/pdf.py $(only)
+
+links: book  ## every address outside the book that its pages link to (nothing is fetched)
+	@$(PY) book/tools/links.py
 
 notebooks: setup  ## the chapters: their form, and every output compared with a fresh run
 	$(call say,looking at the chapters)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from make_book import fingerprint, forget_what_is_stale, render
 from preview import stage
+from setup_cell import address, colab_link
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
@@ -44,12 +45,23 @@ def test_links_inside_the_book_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("chapters/")])
 def test_chapters_have_links_to_colab_to_their_notebook_and_to_its_source(page):
-    from setup_cell import address, colab_link
-
     ways = re.search(r'<p class="ways">.*?</p>', html(page), re.S)[0]
     url, branch = address()
     links = [colab_link(url, branch, page + ".ipynb"), f"../_sources/{page}.ipynb", f"{url}/blob/{branch}/{page}.ipynb"]
     assert re.findall('href="([^"]*)"', ways) == links
+
+
+def test_links_out_of_the_book_are_whole_and_lead_to_hosts_that_last():
+    import links
+
+    url, _ = address()
+    found = links.outside(HTML)
+    lasting = re.compile(
+        r"https://(arxiv\.org/abs/\d{4}\.\d{4,5}|github\.com/[\w.-]+/[\w.-]+(/(issues|pull|blob|tree)/\S+)?|"
+        r"colab\.research\.google\.com/github/\S+|lowrank-edu\.github\.io/\S+)"
+    )
+    assert [link for link in found if not lasting.fullmatch(link)] == []
+    assert any("arxiv.org" in link for link in found) and url in found
 
 
 def test_pages_name_no_other_host_to_load_from():

@@ -16,6 +16,7 @@ EVERY = sorted(str(path.relative_to(HTML)) for path in HTML.glob("**/*.html") if
 PAGES = [page for page in EVERY if page != "index.html"]  # that one only leads to the landing page
 CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+TWICE = {"width": 640, "height": 450}  # a desk at 200 %
 KEYS = {"range": ("ArrowRight", "ArrowLeft"), "radio": ("ArrowRight",), "select": ("ArrowDown", "ArrowUp")}
 
 CHECKS = Path(__file__).with_name("page_checks.js").read_text("utf-8")
@@ -77,11 +78,13 @@ def test_page_is_whole_with_the_network_off(browser, home, address):
         assert watch.defects() == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("size", "scheme"), [(PHONE, "light"), (PHONE, "dark"), (TWICE, "light")], ids=["phone-light", "phone-dark", "200%"]
+)
 @pytest.mark.parametrize("address", PAGES)
-def test_page_fits_a_phone_and_can_be_read(browser, home, address, scheme):
-    """360 pixels wide without sideways scrolling; figures and our own boxes have ink that stands out."""
-    with watched(browser, home, viewport=PHONE, color_scheme=scheme) as (page, watch):
+def test_page_fits_a_small_window_and_can_be_read(browser, home, address, size, scheme):
+    """No sideways scrolling on a phone or at 200 %; figures and our own boxes have ink that stands out."""
+    with watched(browser, home, viewport=size, color_scheme=scheme) as (page, watch):
         page.goto(home + address)
         settle(page)
         page.wait_for_timeout(80)  # figures follow the theme a moment later

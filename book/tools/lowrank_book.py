@@ -63,6 +63,13 @@ def ways_to_use(app, page, template, context, doctree):
     context["body"] = context["body"].replace(cost[0], f'{cost[0]}\n<p class="ways">{links}</p>', 1)
 
 
+def papers_are_links(app, page, template, context, doctree):
+    """In the bibliography an arXiv number leads to its paper."""
+    if page.endswith("bibliography"):
+        link = r'<a href="https://arxiv.org/abs/\1">arXiv:\1</a>'
+        context["body"] = re.sub(r"arXiv:(\d{4}\.\d{4,5})", link, context["body"])
+
+
 def setup(app):
     app.connect("env-get-updated", chapters_keep_their_numbers, priority=900)  # after Sphinx has counted
     app.connect("autodoc-process-docstring", readable_docstrings)
@@ -70,5 +77,6 @@ def setup(app):
     app.connect("html-page-context", without_live_code, priority=900)
     app.connect("html-page-context", pages.add_metadata)
     app.connect("html-page-context", ways_to_use)
+    app.connect("html-page-context", papers_are_links)
     app.connect("build-finished", pages.finish, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
