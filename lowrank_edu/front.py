@@ -143,7 +143,7 @@ def _filled(model, cache, update, rows):
 
         cache = DynamicCache(config=model.config)
     device, dtype = model.get_input_embeddings().weight.device, _dtype(model)
-    if torch.is_autocast_enabled(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
     for i, states in enumerate(update.keys_values(model)):
         K, V = (state.to(device, dtype).expand(rows, -1, -1, -1) for state in states)

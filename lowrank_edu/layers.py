@@ -13,6 +13,8 @@ from torch import nn
 from .quantized import Quantized
 from .updates import Whole, gathered, store_like, weight_of
 
+KEPT_ON = "cpu"
+"""Where the own weights of a merged layer wait: the device has no room to spare for them."""
 DROPPED = (
     "the adapter was merged with keep_base=False, so the original weights are gone. "
     "Load the model again, or merge with keep_base=True next time."
@@ -181,7 +183,7 @@ class AdaptedLayer(Holder):
         also_used = {id(tensor) for tensor in _tensors(twin)} | set(shared)
         for tensor in _tensors(old):
             if keep_base and id(tensor) not in also_used:
-                tensor.data = tensor.data.to("cpu")
+                tensor.data = tensor.data.to(KEPT_ON)
 
     def exchange(self):
         """Swap the base with the kept layer: merged becomes original, and back again."""
