@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup book serve pdf links notebooks address browser test test-unit test-notebooks test-book test-browser test-portable \
-        lint experiments benchmark audit pretrain zip clean
+        lint experiments benchmark gpu-check audit pretrain zip clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -124,6 +124,10 @@ pretrain: setup  ## pretrain the tiny model again from nothing (an hour or two; 
 	$(call say,pretraining the tiny model; stop it when you like and run the same command to continue)
 	OMP_NUM_THREADS=1 $(PY) book/experiments/pretrain.py
 	OMP_NUM_THREADS=1 $(PY) book/experiments/publish.py
+
+gpu-check: setup  ## on a CUDA machine: every method beside the CPU, in a report for an issue (10 minutes on a T4)
+	$(call say,checking what only a GPU can show)
+	$(PY) tests/gpu_check.py
 
 audit: book browser  ## axe and Lighthouse on every page, and how fast figures redraw (needs Node 20; 10 minutes)
 	$(call say,auditing every page)

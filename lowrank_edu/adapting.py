@@ -8,6 +8,7 @@ from torch import nn
 
 from . import reminding
 from .layers import AdaptedLayer, Holder, swap
+from .processes import refuse_sharded
 from .quantized import Quantized
 from .targets import leaves
 from .updates import Whole, weight_of
@@ -90,6 +91,7 @@ def check_free(model, name):
             f"adapter {name!r} exists already. Choose another name, or remove it first: "
             f"delete_adapter(model, {name!r})."
         )
+    refuse_sharded(model, "adapt")
     merged = next((p for p, holder in holders(model).items() if holder.kept is not None), None)
     if merged is not None:
         raise ValueError(

@@ -109,6 +109,15 @@ def is_sharded(model):
     return any(hasattr(p, "full_tensor") for p in model.parameters())
 
 
+def refuse_sharded(model, what):
+    """ValueError before `what`, which needs all of W0 in one place, touches a sharded model."""
+    if is_sharded(model):
+        raise ValueError(
+            f"{what} needs whole weights, and this model's are spread over {processes().num_processes} processes by "
+            "shard. Call save_adapter here, then load the model and the adapter in one process, and do it there."
+        )
+
+
 def whole(tensor):
     """A sharded tensor put together (all processes have to ask), any other as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

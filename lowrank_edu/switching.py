@@ -11,6 +11,7 @@ from . import reminding
 from .adapting import adapted_layers, check_free, holders, install, method_of
 from .layers import DROPPED
 from .merging import merge_report, weights_to_merge_into
+from .processes import refuse_sharded
 from .targets import leaves, tied
 from .updates import DoRA, LowRank
 
@@ -85,7 +86,7 @@ def merge(model, *, how=None, weights=None, keep_base=True):
     The replaced weights are kept (on the CPU when the model is elsewhere), so `unmerge` restores W0 bit for
     bit, which subtracting could not: W + Δ − Δ ≠ W in floating point. `keep_base=False` drops them and makes
     unmerge impossible. Raises ValueError, with every layer as it was, if something is merged already,
-    nothing is active, or a merged value would be NaN or Inf. Merging one end of a tied pair of weights
+    nothing is active, the weights are sharded, or a merged value would be NaN or Inf. Merging one end of a tied pair of weights
     unties it; a UserWarning says so with the bytes.
 
     A quantised layer cannot take ΔW up without a choice, so there `how` is needed:
@@ -96,6 +97,7 @@ def merge(model, *, how=None, weights=None, keep_base=True):
 
     Returns None, or a MergeReport of what the merged weights are away from Ŵ + ΔW.
     """
+    refuse_sharded(model, "merge")
     layers = holders(model)
     active = {path: [n for n in layer.active if n in layer.updates] for path, layer in layers.items()}
     merged = next((p for p, layer in layers.items() if layer.kept is not None), None)

@@ -108,9 +108,15 @@ def test_ctrl_c_in_one_stops_both_and_the_same_call_ends_as_if_nothing_had_been(
     ("other data", "process 1 was given another run than process 0: data"),
     ("other steps", "process 1 was given another run than process 0: steps 4 there and 3 here"),
     ("no folder", "checkpoint_dir="), ("full sharded", "trains whole weights"),
+    ("merge sharded", "merge needs whole weights"), ("quantize sharded", "quantize needs whole weights"),
+    ("adapt sharded", "adapt needs whole weights"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_in_every_process(key, words, two):
     assert all(words in told[key] for told, _ in two[0])
+
+
+def test_a_refusal_leaves_a_sharded_model_as_it_was(two):
+    assert all(told["sharded as it was"] for told, _ in two[0])
 
 
 def test_micro_batches_of_any_size_give_one_loss():

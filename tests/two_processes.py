@@ -121,6 +121,22 @@ def refused(rank, call):
     return "nothing was refused"
 
 
+def on_a_sharded_model(rank):
+    """What needs whole weights is refused, and the model is what it was."""
+    model = tiny()
+    lo.adapt(model, METHODS["lora"], seed=SEED)
+    processes.shard(model)
+    before = {name: processes.whole(p).clone() for name, p in model.named_parameters()}
+    calls = {
+        "merge sharded": lambda: lo.merge(model),
+        "quantize sharded": lambda: lo.quantize(model),
+        "adapt sharded": lambda: lo.adapt(model, METHODS["lora"], name="second"),
+    }
+    told = {name: refused(rank, call) for name, call in calls.items()}
+    same = all(torch.equal(processes.whole(p), before[name]) for name, p in model.named_parameters())
+    return told | {"sharded as it was": same and lo.adapter_names(model) == ["default"]}
+
+
 def main(folder):
     torch.use_deterministic_algorithms(True)
     here = processes.processes()
@@ -137,6 +153,7 @@ def main(folder):
     (folder / "file").write_text("no folder")
     out["no folder"] = refused(rank, lambda: run(METHODS["lora"], checkpoint_dir=folder / "file" / "x"))
     out["full sharded"] = refused(rank, lambda: sharded(METHODS["full"], None, rank))
+    out |= on_a_sharded_model(rank)
     (folder / f"{rank}.json").write_text(json.dumps(out))
     flat = {f"{name}/{key}": value for name, part in tensors.items() for key, value in part.items()}
     save_file(flat, folder / f"{rank}.safetensors")
