@@ -86,8 +86,8 @@ def merge(model, *, how=None, weights=None, keep_base=True):
     The replaced weights are kept (on the CPU when the model is elsewhere), so `unmerge` restores W0 bit for
     bit, which subtracting could not: W + Δ − Δ ≠ W in floating point. `keep_base=False` drops them and makes
     unmerge impossible. Raises ValueError, with every layer as it was, if something is merged already,
-    nothing is active, the weights are sharded, or a merged value would be NaN or Inf. Merging one end of a tied pair of weights
-    unties it; a UserWarning says so with the bytes.
+    nothing is active, the weights are sharded, or a merged value would be NaN or Inf. Merging one end of a
+    tied pair of weights unties it; a UserWarning says so with the bytes.
 
     A quantised layer cannot take ΔW up without a choice, so there `how` is needed:
 
