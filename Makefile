@@ -78,14 +78,7 @@ test-unit: browser  ## the package alone
 	    --ignore=tests/test_notebooks.py --ignore=tests/test_book.py --ignore=tests/test_browser.py \
 	    --ignore=tests/test_print.py
 
-test-pdf: book browser  ## the rendered book as one PDF, _build/pdf/low-rank.pdf (about a minute)
-	$(call say,printing the book)
-	$(PY) book/tools/pdf.py $(only)
-
-links: book  ## every address outside the book that its pages link to (nothing is fetched)
-	@$(PY) book/tools/links.py
-
-notebooks: setup  ## the chapters: their form, and every output compared with a fresh run
+test-notebooks: setup  ## the chapters: their form, and every output compared with a fresh run
 	$(call say,looking at the chapters)
 	$(PY) -m pytest tests/test_notebooks.py
 	$(call say,running the chapters again and comparing every output)

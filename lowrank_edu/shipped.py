@@ -19,6 +19,11 @@ def results(name):
     return json.loads(_entry(ASSETS / "results", name, ".json").read_text(encoding="utf-8"))
 
 
+def questions(chapter):
+    """The questions of a chapter's quiz, as `figures.quiz` takes them: questions("ch01")."""
+    return json.loads(_entry(ASSETS / "quizzes", chapter, ".json").read_text(encoding="utf-8"))
+
+
 def _entry(folder, name, ending):
     path = folder / f"{name}{ending}"
     if not path.exists():

@@ -91,7 +91,7 @@ def test_page_fits_a_small_window_and_can_be_read(browser, home, address, size, 
         if "bd-article" in page.content():
             assert page.evaluate("document.documentElement.dataset.theme") == scheme
         assert ask(page, "wide") == []
-        boxes = "figure.lo-fig, .cost, .admonition, .exercise, details.hint, .lo-check, .lo-card"
+        boxes = "figure.lo-fig, .lo-quiz, .cost, .admonition, .exercise, details.hint, .lo-check, .lo-card"
         assert ask(page, "faint", boxes) == []
         assert watch.defects() == []
 

@@ -32,6 +32,7 @@ _HOMES = {
     "rank_budget": "energies",
     "method_table": "methods_page",
     "try_yours": "live",
+    "quiz": "quizzes",
 }
 __all__ = sorted(_HOMES)
 
