@@ -110,7 +110,7 @@ def memory_planner(results=None, slug="memory-planner", **state):
             Toggle("packed", "frozen weights in 4 bits", at["packed"]),
             Toggle("checkpointing", "checkpointing", at["checkpointing"]),
         ],
-        data={"models": results["models"], "parts": PARTS, "words": WORDS, "gpus": GPUS, "box": [WIDE, TOP, HIGH]},
+        data={"models": results["models"], "parts": PARTS, "words": WORDS, "gpus": GPUS, "box": [WIDE, TOP]},
         stage=_stage(results, at),
         under='<div><table><thead><tr><th scope="col">bytes</th><th scope="col">your choice</th><th scope="col">full '
         f'fine-tuning</th></tr></thead><tbody data-el="rows">{_table(results, at)}</tbody></table>'

@@ -1,6 +1,6 @@
 // The four parts of a step, by the formulas of ch08_plans; ledgers.py does the same sums for the first state.
 (state, data, $) => {
-  const [wide, top, high] = data.box, model = data.models[state.model], parts = Object.keys(data.parts);
+  const [wide, top] = data.box, model = data.models[state.model], parts = Object.keys(data.parts);
   const plan = name => {
     const row = model.rows[name === "full" || name === "bitfit" ? name : `${name} ${state.where}`];
     if (!row) return null;
@@ -20,37 +20,42 @@
     return {...out, trained, packed, length, total: parts.reduce((sum, part) => sum + out[part], 0)};
   };
   const full = plan("full"), mine = plan(state.method);
+  // The picture stands from the start: only what differs is written, since every write costs the page a layout.
+  const at = data.at ||= {cells: [...$("rows").querySelectorAll("td")]};
+  const put = (el, text) => { if (el.textContent !== text) el.textContent = text; };
+  const text = (name, value) => put(at[name] ||= $(name), value);
+  const set = (el, name, value) => { if (el.getAttribute(name) !== value) el.setAttribute(name, value); };
+  const say = (fits, why) => { text("fits", fits); text("fits-of", why); };
   $.fig.dataset.total = mine ? mine.total : "";
+  const most = mine ? mine.total : 0;
+  const least = most > 1.5e9 && most < 17e9 ? 20e9 : most >= 17e9 && most < 87e9 ? 100e9 : 1.15 * most;
+  const power = 10 ** Math.floor(Math.log10(least)), end = [1, 2, 5, 10].map(k => k * power).find(n => n >= least * (1 - 1e-9));
+  const bar = (name, plan) => {
+    let x = 0;
+    (at[`rects of ${name}`] ||= [...$(name).children]).forEach((rect, k) => {
+      const w = mine ? Math.max(0, Math.min(wide, x + wide * plan[parts[k]] / end) - x) : 0;
+      set(rect, "x", x.toFixed(1)); set(rect, "width", w.toFixed(1));
+      x += w;
+    });
+  };
+  bar("bar", mine); bar("other", full);
+  const marks = mine ? data.gpus.filter(([, n]) => .04 * end < n && n < end).map(([name, n]) => `<path d="M${(wide * n / end).toFixed(1)} ${top - 6}V112" stroke="currentColor" stroke-dasharray="3 3"/><text x="${(wide * n / end).toFixed(1)}" y="126" text-anchor="middle">${name}</text>`).join("") : "";
+  if (marks !== at.drawn) $.html("marks", at.drawn = marks);
+  const count = n => String(n).replace(/\B(?=(\d{3})+$)/g, ","), shown = plan => [...parts, "total"].map(part => $.bytes(plan[part])).concat(count(plan.trained));
+  const columns = mine ? [shown(mine), shown(full)] : null;
+  at.cells.forEach((cell, k) => put(cell, columns ? columns[k % 2][k >> 1] : ""));
+  text("mine", mine ? $.bytes(mine.total) : "");
+  text("full", mine ? `full fine-tuning: ${$.bytes(full.total)}${full.total > end ? " →" : ""}` : "");
+  text("end", mine ? $.bytes(end) : "");
   if (!mine) {
-    ["bar", "other", "marks", "rows"].forEach(name => $.html(name, ""));
-    ["mine", "full", "end", "fits"].forEach(name => $.text(name, ""));
-    $.text("fits-of", "This model has no biases, so there is nothing that BitFit could train.");
+    say("", "This model has no biases, so there is nothing that BitFit could train.");
     return "This model has no biases, so there is nothing that BitFit could train.";
   }
-  const least = mine.total > 1.5e9 && mine.total < 17e9 ? 20e9 : mine.total >= 17e9 && mine.total < 87e9 ? 100e9 : 1.15 * mine.total;
-  const power = 10 ** Math.floor(Math.log10(least)), end = [1, 2, 5, 10].map(k => k * power).find(n => n >= least * (1 - 1e-9));
-  const bar = (plan, y, high) => {
-    let x = 0;
-    return parts.map(part => {
-      const w = Math.max(0, Math.min(wide, x + wide * plan[part] / end) - x), at = x;
-      x += w;
-      return `<rect x="${at.toFixed(1)}" y="${y}" width="${w.toFixed(1)}" height="${high}" fill="var(--${data.parts[part]})"/>`;
-    }).join("");
-  };
-  $.html("bar", bar(mine, top, high));
-  $.html("other", bar(full, 78, 14));
-  $.text("mine", $.bytes(mine.total));
-  $.text("full", `full fine-tuning: ${$.bytes(full.total)}${full.total > end ? " →" : ""}`);
-  $.text("end", $.bytes(end));
-  $.html("marks", data.gpus.filter(([, n]) => .04 * end < n && n < end).map(([name, n]) => `<path d="M${(wide * n / end).toFixed(1)} ${top - 6}V112" stroke="currentColor" stroke-dasharray="3 3"/><text x="${(wide * n / end).toFixed(1)}" y="126" text-anchor="middle">${name}</text>`).join(""));
-  const line = (word, a, b) => `<tr><th scope="row">${word}</th><td>${a}</td><td>${b}</td></tr>`;
-  $.html("rows", parts.map(part => line(data.words[part], $.bytes(mine[part]), $.bytes(full[part]))).join("") + line("all", $.bytes(mine.total), $.bytes(full.total)) + line("trained", $.num(mine.trained), $.num(full.trained)));
   const home = data.gpus.find(([, n]) => mine.total <= n), fits = home ? `fits ${home[0]}` : `${Math.ceil(mine.total / 80e9)} A100`;
   const notes = [home ? `${$.bytes(home[1])} of memory${home[0] === "8 A100" ? ", if the model is split between them" : ""}` : "of 80 GB each, if the model is split between them"];
   if (mine.length < state.length) notes.push(`this model reads ${mine.length} tokens at most`);
   if (state.packed && state.method === "full") notes.push("weights that are trained cannot be packed to 4 bits");
   if (state.packed && state.method === "lamda") notes.push("LaMDA is planned on weights that are not packed");
-  $.text("fits", fits);
-  $.text("fits-of", notes.join("; "));
+  say(fits, notes.join("; "));
   return `${$.bytes(mine.total)}: ${parts.map(part => `${data.words[part]} ${$.bytes(mine[part])}`).join(", ")}. Full fine-tuning ${$.bytes(full.total)}. ${fits}, ${notes.join("; ")}.`;
 }
