@@ -18,7 +18,8 @@ each model, method and seed after it:
 "tokens" counts the target tokens of every text, so that a mean and its standard error over the texts can be computed
 from the file. "rates" has the grid of learning rates of each method, each with its loss after one run as long as the
 others, on a seed and on completions that nothing else sees; a best rate at the edge of the grid extends it, at most
-twice. SmolLM2-135M-Instruct is dequantised from its 4-bit file (Q4_1): its weights are not the original ones.
+twice. GENTLE is full fine-tuning once more, at a rate below its best one. SmolLM2-135M-Instruct is dequantised from
+its 4-bit file (Q4_1): its weights are not the original ones.
 """
 
 import copy
@@ -44,6 +45,7 @@ METHODS = {
     "smollm2-135m lora": (lo.LoRA(8, 16, ("q_proj", "v_proj")), (1e-3, 3e-3, 1e-2)),
     "smollm2-135m full": (lo.FullFineTuning(), (3e-5, 1e-4, 3e-4)),
 }
+GENTLE = {"tiny-gpt2 gentle": (lo.FullFineTuning(), 1e-3), "smollm2-135m gentle": (lo.FullFineTuning(), 1e-4)}
 TUNE_SEED, TUNING, EXTRA = 50, 32, 2
 BATCH = 8
 
@@ -131,7 +133,7 @@ def trained(label, lr, seed, look=None):
     model, stops = copy.deepcopy(loaded(name)[0]), STOPS[name]
     tok, every = loaded(name)[1], stops[1]
     data = read_data(pairs(stops[-1] * BATCH, 100 + seed)[1], tok)
-    report = lo.adapt(model, METHODS[label][0], seed=seed)
+    report = lo.adapt(model, (METHODS | GENTLE)[label][0], seed=seed)
     at = iter(range(0, stops[-1] + 1, every))  # a scorer is asked at 0, every, 2 · every, …
 
     def score(model):
@@ -197,6 +199,7 @@ def missing(results):
     for label in METHODS:
         todo += [(NAME, label, "rate", lr) for lr in untried(label, results["rates"].get(label, {}))]
     seeds = [(seed, label) for name in STOPS for seed in SEEDS for label in METHODS if label.startswith(name)]
+    seeds += [(seed, label) for label in GENTLE for seed in SEEDS]
     return todo + [(NAME, label, "seed", n) for n, label in seeds if f"{label} {n}" not in results["runs"]]
 
 
@@ -212,7 +215,8 @@ def perform(files, name, label, kind, value):
     if kind == "rate":
         results["rates"].setdefault(label, {})[f"{value:g}"] = loss = tuned(label, value)
         return f"loss {loss}"
-    row = results["runs"][f"{label} {value}"] = run(label, best(results["rates"][label]), value)
+    lr = GENTLE[label][1] if label in GENTLE else best(results["rates"][label])
+    row = results["runs"][f"{label} {value}"] = run(label, lr, value)
     before = results["base"][label.split()[0]]
     moves = {what: change(row[what], before[what], n) for what, n in before["tokens"].items()}
     return f"slots {row['slots']:.2f}, " + ", ".join(f"{k} {m:+.3f} ± {e:.3f}" for k, (m, e) in moves.items())
