@@ -18,7 +18,7 @@ each model, method and seed after it:
 "tokens" counts the target tokens of every text, so that a mean and its standard error over the texts can be computed
 from the file. "rates" has the grid of learning rates of each method, each with its loss after one run as long as the
 others, on a seed and on completions that nothing else sees; a best rate at the edge of the grid extends it, at most
-twice. GENTLE is full fine-tuning once more, at a rate below its best one. SmolLM2-135M-Instruct is dequantised from
+twice. GENTLE is the tiny model once more, at about a third of the best rates. SmolLM2-135M-Instruct is dequantised from
 its 4-bit file (Q4_1): its weights are not the original ones.
 """
 
@@ -45,7 +45,10 @@ METHODS = {
     "smollm2-135m lora": (lo.LoRA(8, 16, ("q_proj", "v_proj")), (1e-3, 3e-3, 1e-2)),
     "smollm2-135m full": (lo.FullFineTuning(), (3e-5, 1e-4, 3e-4)),
 }
-GENTLE = {"tiny-gpt2 gentle": (lo.FullFineTuning(), 1e-3), "smollm2-135m gentle": (lo.FullFineTuning(), 1e-4)}
+GENTLE = {
+    "tiny-gpt2 lora gentle": (lo.LoRA(4, 32, blocks=QV), 2.5e-3),
+    "tiny-gpt2 full gentle": (lo.FullFineTuning(), 1e-3),
+}
 TUNE_SEED, TUNING, EXTRA = 50, 32, 2
 BATCH = 8
 
