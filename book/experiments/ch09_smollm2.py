@@ -11,7 +11,7 @@ becomes a sentence. "runs" has a row for each base and seed:
   frozen         bytes of the frozen weights
 
 The base decides nothing but the frozen weights: a seed gives all of them the same start of A and B and the same
-batches. The learning rate is that of chapter 7 for fp32, not tuned for any base. SmolLM2-135M-Instruct is dequantised
+batches. The learning rate is 2e-3, not tuned for any base. SmolLM2-135M-Instruct is dequantised
 from its 4-bit file (Q4_1, blocks of 32): its weights lie on a 4-bit grid already, though not on NF4's.
 """
 

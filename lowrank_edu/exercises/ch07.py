@@ -10,29 +10,30 @@ FORGET = Exercise(
     difficulty=2,
     minutes=3,
     needs="a guess, made before you read on",
-    know="that few trained numbers do not mean little change elsewhere",
-    reference="LoRA",
+    know="that the rate which is best for the task need not be best for what the model knew before",
+    reference="full fine-tuning",
     options=("LoRA", "full fine-tuning", "neither", "both alike"),
     mistakes=[
         Mistake(
-            "few is little",
-            "full fine-tuning",
-            "It moves two million numbers, but each of them very little. LoRA has to do the same with few, at a rate "
-            "eight times as high, and what it adds acts on every text.",
+            "louder, so worse",
+            "LoRA",
+            "Its rate is nearly three times as high, and what it adds acts on every text. But it has 12,288 numbers, "
+            "and full fine-tuning moves every weight as far as the sentences want. The table below has both.",
         ),
         Mistake(
             "frozen, so safe",
             "neither",
-            "The weights stay, but what the model computes does not: ΔW acts on every text, also on one that has "
-            "nothing to do with the task.",
+            "With LoRA the weights stay, but what the model computes does not: ΔW acts on every text, also on one that "
+            "has nothing to do with the task.",
         ),
         Mistake(
             "alike",
             "both alike",
-            "They end at different losses on the stories, in every seed. The table below has the numbers.",
+            "One loses four to nine times as much as the other, in every seed. The table below has the numbers.",
         ),
     ],
-    praise="In this run. In chapter 6, with another task, it was the other way round: measure it for yours.",
+    praise="At the rate that is best for the task. At a third of that rate full fine-tuning forgets less than LoRA: "
+    "see below.",
 )
 
 

@@ -67,14 +67,16 @@ def facts_replay(results=None, slug="facts-replay"):
     """
     results = results or shipped.results("ch07_real")
     run, facts = results["runs"]["smollm2-135m lora 0"], restaurants(8, 7)[0]
-    stops = results["stops"]["smollm2-135m"]
+    base, stops = results["base"]["smollm2-135m"], results["stops"]["smollm2-135m"]
+    tokens = base["tokens"]["held"]
+    before = sum(loss * n for loss, n in zip(base["held"], tokens, strict=True)) / sum(tokens)
     record = {
         "style": "fact",
         "steps": stops,
-        "loss": [run["before"], *(run["curve"][stop - 1] for stop in stops[1:])],
+        "loss": [before, *(run["curve"][stop - 1] for stop in stops[1:])],
         "score": [slot_accuracy(facts, text) for text in run["texts"]],
         "texts": [[text or "(nothing)"] for text in run["texts"]],
-        "floor": run["floor"],
+        "floor": base["floor"],
         "marks": list(vars(facts).values()),
     }
     caption = (
