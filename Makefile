@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup book serve notebooks address browser test test-unit test-notebooks test-book test-browser test-portable \
-        lint experiments benchmark audit pretrain zip clean
+        test-classroom editions cards slides assignments offline wheelhouse lint experiments benchmark audit pretrain zip clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -57,8 +57,13 @@ address: setup  ## write the repository's address (one line of _config.yml) into
 	$(call say,writing the address of _config.yml everywhere it is used)
 	$(PY) book/tools/notebooks.py --no-run
 
+# ---------------------------------------------------------------- a class
+editions: setup  ## the chapters for a class: student (no solutions), instructor and clean, in build/classroom
+	$(call say,writing the three editions)
+	$(PY) book/tools/editions.py $(only)
+
 # ---------------------------------------------------------------- checks
-test: lint test-unit test-notebooks test-book test-browser  ## everything that must hold before a change is kept
+test: lint test-unit test-notebooks test-book test-browser test-classroom  ## everything that must hold before a change is kept
 	$(call say,everything holds)
 
 browser: setup  ## find a browser for the tests, or install one
@@ -68,7 +73,8 @@ browser: setup  ## find a browser for the tests, or install one
 test-unit: browser  ## the package alone
 	$(call say,testing the package)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests \
-	    --ignore=tests/test_notebooks.py --ignore=tests/test_book.py --ignore=tests/test_browser.py
+	    --ignore=tests/test_notebooks.py --ignore=tests/test_book.py --ignore=tests/test_browser.py \
+	    --ignore=tests/test_classroom.py
 
 test-notebooks: setup  ## the chapters: their form, and every output compared with a fresh run
 	$(call say,looking at the chapters)
@@ -83,6 +89,10 @@ test-book: book  ## the rendered book: complete, and a broken reference fails
 test-browser: book browser  ## every page in a real browser with the network off
 	$(call say,opening every page)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_browser.py
+
+test-classroom: book browser editions  ## the teacher's kit: no solution in the student edition
+	$(call say,testing the teacher's kit)
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_classroom.py
 
 test-portable: setup  ## the chapters on an older processor, with Colab's versions, and with the lowest versions
 	$(call say,running the chapters as an older processor computes them)
