@@ -62,6 +62,14 @@ editions: setup  ## the chapters for a class: student (no solutions), instructor
 	$(call say,writing the three editions)
 	$(PY) book/tools/editions.py $(only)
 
+cards: setup  ## the book's predictions as cards to print, two on a sheet of A4
+	$(call say,collecting the predictions)
+	$(PY) book/tools/cards.py
+
+slides: setup  ## slides of every chapter, made from the same notebooks; they need no network
+	$(call say,making the slides)
+	$(PY) book/tools/slides.py $(only)
+
 # ---------------------------------------------------------------- checks
 test: lint test-unit test-notebooks test-book test-browser test-classroom  ## everything that must hold before a change is kept
 	$(call say,everything holds)

@@ -66,7 +66,8 @@ def note(exercise) -> str:
     known = "\n".join(f"- **{one_line(m.name)}**: {one_line(m.sentence)}" for m in exercise.mistakes)
     return (
         f":::{{admonition}} For the teacher: {exercise.minutes} minutes\n:class: classroom\n"
-        f"Afterwards a learner knows {exercise.know}. The check recognises:\n\n{known or '- no particular mistake'}\n:::"
+        f"Afterwards a learner knows {exercise.know}. The check recognises:\n\n"
+        f"{known or '- no particular mistake'}\n:::"
     )
 
 
