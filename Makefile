@@ -8,6 +8,7 @@ SHELL       := /bin/bash
 
 PYTHON ?= python3
 VENV   ?= .venv
+GRADER := .venv-classroom
 PY     := $(VENV)/bin/python
 say     = @echo "==> $(1)"
 
@@ -70,6 +71,16 @@ slides: setup  ## slides of every chapter, made from the same notebooks; they ne
 	$(call say,making the slides)
 	$(PY) book/tools/slides.py $(only)
 
+$(GRADER)/.pins: requirements-classroom.txt requirements.txt
+	$(call say,making the environment for grading in $(GRADER) (a minute))
+	$(PYTHON) -m venv $(GRADER)
+	$(GRADER)/bin/python -m pip install --quiet -r requirements-classroom.txt
+	@touch $@
+
+assignments: setup $(GRADER)/.pins  ## nbgrader: source and release versions with fresh hidden numbers, and the gradebook
+	$(call say,writing the assignments to build/classroom/course)
+	$(PY) book/tools/assignments.py $(only) $(if $(seed),--seed $(seed))
+
 # ---------------------------------------------------------------- checks
 test: lint test-unit test-notebooks test-book test-browser test-classroom  ## everything that must hold before a change is kept
 	$(call say,everything holds)
@@ -98,7 +109,7 @@ test-browser: book browser  ## every page in a real browser with the network off
 	$(call say,opening every page)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_browser.py
 
-test-classroom: book browser editions  ## the teacher's kit: no solution in the student edition
+test-classroom: book browser editions $(GRADER)/.pins  ## the teacher's kit: editions, slides, marks, no network (3 minutes)
 	$(call say,testing the teacher's kit)
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_classroom.py
 
@@ -134,7 +145,15 @@ audit: book browser  ## axe and Lighthouse on every page, and how fast figures r
 	cd build/audit && npm install --silent --no-package-lock --no-audit --no-fund
 	OMP_NUM_THREADS=1 $(PY) tests/audit/audit.py $(only)
 
-zip:  ## the book as one zip, for a class without access to the repository
+offline: book editions  ## the rendered book and the student edition as zips that open without network, in dist
+	$(call say,packing the rendered book)
+	$(PY) book/tools/offline.py book
+
+wheelhouse: setup  ## every package of requirements.txt as a file, for a room without network, in dist/wheelhouse
+	$(call say,downloading the packages for a room without network)
+	$(PY) book/tools/offline.py wheelhouse $(if $(small),--small)
+
+zip:  ## the repository as one zip, for a class without access to the repository
 	$(call say,writing dist/lowrank-edu.zip)
 	@mkdir -p dist
 	git archive --format=zip --prefix=lowrank-edu/ --output=dist/lowrank-edu.zip HEAD

@@ -7,6 +7,7 @@ For a room without a screen for everyone: choose before the run, write it down, 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -85,7 +86,7 @@ body {{ font: 13pt/1.4 system-ui, sans-serif; margin: 1rem auto; max-width: 190m
 @media print {{ .screen {{ display: none }} body {{ margin: 0 }} .card {{ margin: 0 0 7mm }}
   .card:nth-of-type(even) {{ break-after: page; margin: 0 }} .card:last-of-type {{ break-after: auto }} }}
 </style>
-<script>window.MathJax = {{tex: {{inlineMath: [['$', '$'], ['\\\\(', '\\\\)']]}}, options: {{enableMenu: false}}}};</script>
+<script>window.MathJax = {{tex: {{inlineMath: [['$', '$'], ['\\\\(', '\\\\)']]}}}};</script>
 <script defer src="mathjax/tex-mml-chtml.js"></script></head>
 <body><p class="screen">{count} cards, two on a sheet of A4. Print, cut once across the middle.</p>
 {cards}</body></html>
@@ -117,7 +118,7 @@ def main(words: list[str], out: Path = OUT) -> int:
     out.mkdir(parents=True, exist_ok=True)
     shutil.copytree(MATHJAX, out / "mathjax", dirs_exist_ok=True)
     (out / "cards.html").write_text(sheet(cards), "utf-8")
-    print(f"{len(cards)} prediction cards: {(out / 'cards.html').relative_to(ROOT)}")
+    print(f"{len(cards)} prediction cards: {os.path.relpath(out / 'cards.html')}")
     return 0
 
 
