@@ -111,7 +111,7 @@ test-browser: book browser  ## every page in a real browser with the network off
 
 test-classroom: book browser editions $(GRADER)/.pins  ## the teacher's kit: editions, slides, marks, no network (3 minutes)
 	$(call say,testing the teacher's kit)
-	OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_classroom.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_classroom.py
 
 test-portable: setup  ## the chapters on an older processor, with Colab's versions, and with the lowest versions
 	$(call say,running the chapters as an older processor computes them)

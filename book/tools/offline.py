@@ -1,8 +1,8 @@
 """A room without network: the rendered book as a zip, and a folder of wheels from which pip installs.
 
     python book/tools/offline.py book                  dist/lowrank-book.zip, and the student edition when it is built
-    python book/tools/offline.py wheelhouse            dist/wheelhouse: everything in requirements.txt (1.7 GB installed)
-    python book/tools/offline.py wheelhouse --small    the same for NumPy alone: exercises without torch
+    python book/tools/offline.py wheelhouse            dist/wheelhouse: all of requirements.txt (1.7 GB when installed)
+    python book/tools/offline.py wheelhouse --small    NumPy, Matplotlib and widgets: the exercises, without torch
 
 Wheels are for the system and the Python that download them: run it on a machine like those in the room.
 """
@@ -21,8 +21,9 @@ from make_book import ROOT
 DIST = ROOT / "dist"
 SMALL = ("numpy", "matplotlib", "ipywidgets")
 START = """\
-Open index.html in any browser. Nothing is installed and nothing is fetched: unpack the whole folder first, because a page
-shown from inside the zip does not find its pictures.
+Unpack the whole folder, then open index.html in any browser: nothing is installed and nothing is fetched.
+Opened this way, the search lists pages without their excerpts, because a browser lets no file read another one.
+With Python on the machine, `python -m http.server` in this folder and http://localhost:8000 show those, too.
 """
 INSTALL = """\
 Install from this folder with the network off ({python} on {platform}):
