@@ -50,10 +50,9 @@ other numbers, so what matters is the rule and not the example. In the book, whe
 CONFIG = """\
 c = get_config()
 c.CourseDirectory.course_id = "low-rank"
-c.CourseDirectory.root = {root!r}
 c.ExecutePreprocessor.timeout = 60            # seconds for one cell
 c.ExecutePreprocessor.interrupt_on_timeout = True
-c.ClearSolutions.code_stub = {{"python": "raise NotImplementedError()  # YOUR CODE HERE"}}
+c.ClearSolutions.code_stub = {"python": "raise NotImplementedError()  # YOUR CODE HERE"}
 """
 
 
@@ -157,7 +156,7 @@ def write(path: Path, out: Path, rng) -> Path | None:
 def configure(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "submitted").mkdir(exist_ok=True)
-    (out / "nbgrader_config.py").write_text(CONFIG.format(root=str(out)), "utf-8")
+    (out / "nbgrader_config.py").write_text(CONFIG, "utf-8")
 
 
 def nbgrader(arguments: list[str], course: Path = OUT, python: Path = GRADER) -> str:
