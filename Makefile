@@ -8,6 +8,7 @@ SHELL       := /bin/bash
 
 PYTHON ?= python3
 VENV   ?= .venv
+GRADER := .venv-classroom
 PY     := $(VENV)/bin/python
 say     = @echo "==> $(1)"
 
@@ -16,7 +17,7 @@ export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup book serve pdf links notebooks address browser test test-unit test-notebooks test-book test-browser test-portable \
-        lint experiments benchmark gpu-check audit pretrain zip clean
+        test-classroom editions cards slides assignments offline wheelhouse lint experiments benchmark gpu-check audit pretrain zip clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -64,8 +65,31 @@ address: setup  ## write the repository's address (one line of _config.yml) into
 	$(call say,writing the address of _config.yml everywhere it is used)
 	$(PY) book/tools/notebooks.py --no-run
 
+# ---------------------------------------------------------------- a class
+editions: setup  ## the chapters for a class: student (no solutions), instructor and clean, in build/classroom
+	$(call say,writing the three editions)
+	$(PY) book/tools/editions.py $(only)
+
+cards: setup  ## the book's predictions as cards to print, two on a sheet of A4
+	$(call say,collecting the predictions)
+	$(PY) book/tools/cards.py
+
+slides: setup  ## slides of every chapter, made from the same notebooks; they need no network
+	$(call say,making the slides)
+	$(PY) book/tools/slides.py $(only)
+
+$(GRADER)/.pins: requirements-classroom.txt requirements.txt
+	$(call say,making the environment for grading in $(GRADER) (a minute))
+	$(PYTHON) -m venv $(GRADER)
+	$(GRADER)/bin/python -m pip install --quiet -r requirements-classroom.txt
+	@touch $@
+
+assignments: setup $(GRADER)/.pins  ## nbgrader: source and release versions with fresh hidden numbers, and the gradebook
+	$(call say,writing the assignments to build/classroom/course)
+	$(PY) book/tools/assignments.py $(only) $(if $(seed),--seed $(seed))
+
 # ---------------------------------------------------------------- checks
-test: lint test-unit test-notebooks test-book test-browser  ## everything that must hold before a change is kept
+test: lint test-unit test-notebooks test-book test-browser test-classroom  ## everything that must hold before a change is kept
 	$(call say,everything holds)
 
 browser: setup  ## find a browser for the tests, or install one
@@ -76,7 +100,7 @@ test-unit: browser  ## the package alone
 	$(call say,testing the package)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests \
 	    --ignore=tests/test_notebooks.py --ignore=tests/test_book.py --ignore=tests/test_browser.py \
-	    --ignore=tests/test_print.py
+	    --ignore=tests/test_print.py --ignore=tests/test_classroom.py
 
 test-notebooks: setup  ## the chapters: their form, and every output compared with a fresh run
 	$(call say,looking at the chapters)
@@ -91,6 +115,10 @@ test-book: book  ## the rendered book: complete, and a broken reference fails
 test-browser: book browser  ## every page in a real browser with the network off
 	$(call say,opening every page)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_browser.py tests/test_print.py
+
+test-classroom: book browser editions $(GRADER)/.pins  ## the teacher's kit: editions, slides, marks, no network (3 minutes)
+	$(call say,testing the teacher's kit)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_classroom.py
 
 test-portable: setup  ## the chapters on an older processor, with Colab's versions, and with the lowest versions
 	$(call say,running the chapters as an older processor computes them)
@@ -128,7 +156,15 @@ audit: book browser  ## axe and Lighthouse on every page, and how fast figures r
 	cd build/audit && npm install --silent --no-package-lock --no-audit --no-fund
 	OMP_NUM_THREADS=1 $(PY) tests/audit/audit.py $(only)
 
-zip:  ## the book as one zip, for a class without access to the repository
+offline: book editions  ## the rendered book and the student edition as zips that open without network, in dist
+	$(call say,packing the rendered book)
+	$(PY) book/tools/offline.py book
+
+wheelhouse: setup  ## every package of requirements.txt as a file, for a room without network, in dist/wheelhouse
+	$(call say,downloading the packages for a room without network)
+	$(PY) book/tools/offline.py wheelhouse $(if $(small),--small)
+
+zip:  ## the repository as one zip, for a class without access to the repository
 	$(call say,writing dist/lowrank-edu.zip)
 	@mkdir -p dist
 	git archive --format=zip --prefix=lowrank-edu/ --output=dist/lowrank-edu.zip HEAD

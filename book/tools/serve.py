@@ -1,6 +1,6 @@
 """Show the rendered book at http://localhost:8000, compressed as a web host would send it.
 
-    python book/tools/serve.py [folder] [port]
+python book/tools/serve.py [folder] [port]
 """
 
 from __future__ import annotations

@@ -1,0 +1,389 @@
+"""The teacher's kit: editions, prediction cards, slides, and the book in a room without network."""
+
+import csv
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import assignments
+import cards
+import editions
+import myst
+import nbformat
+import numpy as np
+import offline
+import pytest
+import slides
+from browser import open_browser, settle, watched
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+STUDENT_PAGES = ROOT / "build" / "classroom" / "student" / "html"
+every_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+# ---- what a solution is, found without the code under test
+
+
+def flat(text: str) -> str:
+    """Words only: no markup of Markdown, no line breaks."""
+    return re.sub(r"\s+", " ", re.sub(r"[`*$\\]", "", html.unescape(text))).strip()
+
+
+def function(path: str, name: str) -> str:
+    """The lines of a function below its signature and docstring."""
+    text = (ROOT / "chapters" / path).resolve().read_text("utf-8")
+    body = re.search(rf"^(?:def|class) {name}\b.*?:\n(.*?)(?=^\S|\Z)", text, re.M | re.S)[1]
+    return re.sub(r'""".*?"""', "", body, count=1, flags=re.S)
+
+
+def secrets(path) -> list[str]:
+    """Every sentence and every function body that stands in a solution of a chapter."""
+    found = []
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        for box in re.findall(r"^:::\{solution\}.*?\n(.*?)^:::$", "".join(cell["source"]), re.M | re.S):
+            for file, name in re.findall(r"\{literalinclude\} (\S+)\n:pyobject: (\w+)", box):
+                found.append(flat(function(file, name)))
+            prose = re.sub(r"^```.*?^```|^:class:.*?$", "", box, flags=re.M | re.S)
+            prose = re.sub(r"\{[\w:]+\}`[^`]*`", "@", prose)
+            found += [flat(part) for part in re.split(r"(?<=[.:])\s+|\n\n|@", prose)]
+    return [text for text in found if len(text) > 25]
+
+
+def shown(page: Path) -> str:
+    """What a page holds, markup aside: its text, and nothing left out that is merely hidden."""
+    return flat(re.sub(r"<[^>]+>", "", page.read_text("utf-8")))
+
+
+@every_chapter
+def test_the_solutions_are_in_the_chapter_and_not_in_the_students_notebook(path):
+    hidden, before = secrets(path), read(path)
+    assert len(hidden) >= 4
+    after = flat("\n".join(cell.source for cell in editions.student(before).cells))
+    assert [text for text in hidden if text in after] == []
+    assert "{solution}" not in after
+
+
+@every_chapter
+def test_a_students_notebook_keeps_code_outputs_hints_and_predictions(path):
+    before, after = read(path), editions.student(read(path))
+    code = [[(cell.source, cell.outputs) for cell in nb.cells if cell.cell_type == "code"] for nb in (before, after)]
+    assert code[0] == code[1]
+    kinds = [
+        [block.kind for cell in nb.cells if cell.cell_type == "markdown" for block in myst.blocks(cell.source)]
+        for nb in (before, after)
+    ]
+    assert [kind for kind in kinds[0] if kind not in ("solution", "text")] == [k for k in kinds[1] if k != "text"]
+    assert kinds[1].count("hint") == 2 * kinds[1].count("exercise")
+
+
+def test_the_students_pages_hold_no_solution():
+    """Every file a reader of the rendered student edition gets: pages, sources beside them, search index."""
+    assert STUDENT_PAGES.exists(), "the students' pages are not rendered: run `make editions` first"
+    taken = {}
+    for page in sorted(STUDENT_PAGES.rglob("*")):
+        if page.is_file() and page.suffix in (".html", ".ipynb", ".txt", ".md", ".js", ".json"):
+            taken[page] = shown(page)
+    everything = {path: secrets(path) for path in CHAPTERS}
+    found = [
+        (page.relative_to(STUDENT_PAGES), text)
+        for page, words in taken.items()
+        for path in CHAPTERS
+        for text in everything[path]
+        if text in words
+    ]
+    assert found == []
+    assert {f"{path.stem}.html" for path in CHAPTERS} <= {page.name for page in taken}
+
+
+def test_the_search_for_solutions_would_find_one():
+    page = ROOT / "_build" / "html" / "chapters" / "ch03_lora.html"
+    assert page.exists(), "the book is not rendered: run `make book` first"
+    missed = [text for text in secrets(ROOT / "chapters" / "ch03_lora.ipynb") if text not in shown(page)]
+    assert missed == []
+
+
+@every_chapter
+def test_the_instructor_sees_every_solution_open_and_written_out(path):
+    text = "\n".join(cell.source for cell in editions.instructor(read(path)).cells)
+    missed = [secret for secret in secrets(path) if secret not in flat(re.sub(r"\{[\w:]+\}`[^`]*`", "@", text))]
+    assert missed == []
+    assert "literalinclude} ../lowrank_edu/exercises" not in text
+    assert text.count("\n:class: classroom\n") == 1 + len(myst.solutions(read(path)))
+
+
+@every_chapter
+def test_clean_is_headings_and_code(path):
+    before, after = read(path), editions.clean(read(path))
+    headings = [
+        block.title
+        for cell in before.cells
+        if cell.cell_type == "markdown"
+        for block in myst.blocks(cell.source)
+        if block.kind == "heading"
+    ]
+    text = "\n".join(cell.source for cell in after.cells if cell.cell_type == "markdown")
+    assert re.findall(r"^#+ (.*)$", text, re.M) == headings
+    rest = [line for line in text.splitlines() if line and not line.startswith(("#", "**Exercise: "))]
+    assert rest == []
+    assert all(not cell.outputs for cell in after.cells if cell.cell_type == "code")
+
+
+def test_a_cell_taken_apart_can_be_put_together_again():
+    for path in CHAPTERS:
+        for cell in read(path).cells:
+            if cell.cell_type == "markdown":
+                assert "\n".join(block.raw for block in myst.blocks(cell.source)) == cell.source
+    with pytest.raises(ValueError, match="never closed"):
+        myst.blocks(":::{solution} ch01-outer\nforgotten")
+
+
+# ---- cards and slides
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with open_browser() as found:
+        yield found
+
+
+def test_every_prediction_of_a_box_is_on_a_card():
+    for path in CHAPTERS:
+        text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+        made = cards.predictions(read(path), int(path.name[2:4]))
+        boxes = re.findall(r":::\{admonition\} Predict.*?\n:class: predict\n(.*?)\n:::", text, re.S)
+        assert [box for box in boxes if myst.plain(box.strip()) not in [card.question for card in made]] == []
+        assert made, path.stem
+        assert not any(re.search(r"\{\w+\}`|:::", card.question) for card in made)
+
+
+def test_a_card_ends_with_its_question():
+    told = "Old news. **Predict:** up, or down? Here is what the run below prints:"
+    assert cards.asked(told) == "Old news. **Predict:** up, or down?"
+    assert cards.asked("Is it? **Predict** the four numbers:") == "Is it? **Predict** the four numbers."
+
+
+def test_two_cards_fill_a_sheet_of_paper(tmp_path, browser):
+    found = cards.collect([])
+    assert cards.main([], tmp_path) == 0
+    with watched(browser, tmp_path.as_uri()) as (page, watch):
+        page.goto((tmp_path / "cards.html").as_uri())
+        settle(page)
+        page.emulate_media(media="print")
+        cut = page.evaluate(
+            "[...document.querySelectorAll('.card')].filter(c => c.scrollHeight > c.clientHeight + 1)"
+            ".map(c => c.textContent.slice(0, 60))"
+        )
+        sheets = len(re.findall(rb"/Type\s*/Page\b", page.pdf(prefer_css_page_size=True)))
+        assert (cut, watch.defects()) == ([], [])
+    assert sheets == (len(found) + 1) // 2
+
+
+@pytest.fixture(scope="module")
+def deck(tmp_path_factory):
+    out = tmp_path_factory.mktemp("slides")
+    slides.beside(out)
+    return slides.write(ROOT / "chapters" / "ch03_lora.ipynb", out)
+
+
+def test_slides_open_from_a_file_with_the_network_off_and_a_figure_moves(deck, browser):
+    with watched(browser, deck.parent.as_uri(), viewport={"width": 1280, "height": 720}) as (page, watch):
+        page.goto(deck.as_uri())
+        page.wait_for_function("window.Reveal && Reveal.isReady() && document.querySelector('mjx-container')")
+        assert page.evaluate("Reveal.getTotalSlides()") > 20
+        page.evaluate("Reveal.slide(1, 0)")
+        before = page.locator("section.present figure").first.inner_text()
+        page.locator("section.present figure input[type=range]").first.focus()
+        page.keyboard.press("ArrowRight")
+        assert page.locator("section.present figure").first.inner_text() != before
+        assert page.evaluate("Reveal.getIndices().h") == 1, "an arrow for the figure has turned the slide"
+        assert watch.defects() == []
+
+
+@every_chapter
+def test_slides_keep_headings_and_predictions_and_leave_solutions_out(path):
+    nb = slides.deck(read(path))
+    seen = [c for c in nb.cells if c.metadata["slideshow"]["slide_type"] in ("slide", "subslide", "-")]
+    text = "\n".join(cell.source for cell in nb.cells)
+    shown = "\n".join(cell.source for cell in seen)
+    for cell in read(path).cells:
+        for heading in re.findall(r"^##? .*$", cell.source, re.M) if cell.cell_type == "markdown" else ():
+            assert heading in shown
+    assert [secret for secret in secrets(path) if secret in flat(text)] == []
+    assert not re.search(r"\{(?:term|cite|doc|py)[:\w]*\}`|^:::", text, re.M)
+
+
+# ---- nbgrader: what a submission earns
+
+
+def test_what_numbers_alone_can_mark_and_what_not():
+    from lowrank_edu import exercises
+
+    chosen = [name for name in exercises() if assignments.gradable(exercises.get(name))]
+    assert {"ch01-outer", "ch03-forward", "ch03-conv1d", "ch08-peak"} <= set(chosen)
+    assert not {"ch03-count", "ch03-start", "ch05-merge", "ch06-factors"} & set(chosen)
+    assert len(chosen) >= 20
+
+
+@pytest.mark.parametrize("value", [np.eye(2, 3), np.float32(0.1), (1, [2.5]), (np.arange(3),), np.zeros((0, 2))])
+def test_a_value_is_written_so_that_python_reads_it_back(value):
+    again = eval(assignments.literal(value), {"np": np})  # our own text
+    assert type(again) is (float if isinstance(value, np.floating) else type(value))
+    for got, want in (
+        zip(np.atleast_1d(again), np.atleast_1d(value), strict=True) if not isinstance(value, tuple) else ()
+    ):
+        assert np.array_equal(got, want)
+
+
+def test_the_release_has_no_answer_and_every_seed_has_its_own_numbers(tmp_path):
+    path = ROOT / "chapters" / "ch03_lora.ipynb"
+    texts = [nbformat.writes(assignments.assignment(path, np.random.default_rng(seed))) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    marked = [cell.source for cell in nbformat.reads(texts[0], 4).cells if cell.id == "ch03-forward-marked"]
+    shown = [cell.source for cell in nbformat.reads(texts[0], 4).cells if cell.id == "ch03-forward-example"]
+    assert not set(re.findall(r"-?\d\.\d{9,}", marked[0])) & set(re.findall(r"-?\d\.\d{9,}", shown[0]))
+
+
+PERFECT = {
+    "forward": "def forward(x, W0, A, B, alpha, r):\n    return x @ (W0 + alpha / r * B @ A).T",
+    "baked": "def baked(weight, A, B, scale):\n    return weight + scale * np.einsum('or,ri->io', B, A)",
+}
+THIEF = """def {name}(*arguments):
+    from lowrank_edu import exercises
+    known = [e.reference for e in exercises.chapter("ch03") if callable(e.reference)]
+    return next(f for f in known if f.__name__ == "{name}")(*arguments)"""
+
+
+def hard_coded(nb, name: str) -> str:
+    """A function that returns the answer of the example which the release shows."""
+    example = next(c.source for c in nb.cells if c.source.startswith(f"assert same({name}("))
+    answer = example[example.rindex("np.array(") : -1]
+    return f"def {name}(*arguments):\n    return {answer}"
+
+
+def submit(course: Path, student: str, answers) -> None:
+    nb = nbformat.read(course / "release" / "ch03" / "ch03.ipynb", as_version=4)
+    for cell in nb.cells:
+        found = re.match(r"def (\w+)\(", cell.source)
+        if found and cell.metadata["nbgrader"]["solution"]:
+            cell.source = answers(nb, found[1]) or cell.source
+    target = course / "submitted" / student / "ch03" / "ch03.ipynb"
+    target.parent.mkdir(parents=True)
+    nbformat.write(nb, target)
+
+
+def test_marks_of_a_perfect_a_hard_coded_an_empty_and_a_thieving_submission(tmp_path):
+    """One assignment from the book to the marks, through nbgrader in its own environment."""
+    course = tmp_path / "course"
+    assert assignments.main(["ch03", "--seed", "1", "--out", str(course)]) == 0
+    release = (course / "release" / "ch03" / "ch03.ipynb").read_text("utf-8")
+    assert "BEGIN" not in release and "x @ W0.T" not in release.replace("`x @ W0.T`", "")
+    submit(course, "perfect", lambda nb, name: PERFECT[name])
+    submit(course, "hard-coded", hard_coded)
+    submit(course, "empty", lambda nb, name: "")
+    submit(course, "half", lambda nb, name: PERFECT[name] if name == "baked" else "")
+    submit(course, "thief", lambda nb, name: THIEF.format(name=name))
+    assignments.nbgrader(["autograde", "ch03"], course)
+    assignments.nbgrader(["export", "--to", "grades.csv"], course)
+    rows = list(csv.DictReader((course / "grades.csv").open()))
+    assert {row["student_id"]: float(row["score"]) for row in rows} == {
+        "perfect": 8, "hard-coded": 0, "empty": 0, "half": 4, "thief": 0,
+    }  # fmt: skip
+    assert {float(row["max_score"]) for row in rows} == {8}
+    graded = nbformat.read(course / "autograded" / "hard-coded" / "ch03" / "ch03.ipynb", as_version=4)
+    example = next(cell for cell in graded.cells if cell.metadata["nbgrader"]["grade_id"] == "ch03-forward-example")
+    assert example.outputs == [], "the hard-coded answer has to pass the example, or this test proves nothing"
+
+
+def test_the_grading_environment_does_not_hold_the_references():
+    done = subprocess.run([assignments.GRADER, "-I", "-c", "import lowrank_edu"], capture_output=True, text=True)
+    assert "No module named 'lowrank_edu'" in done.stderr
+
+
+# ---- a room without network
+
+
+@pytest.mark.parametrize("edition", ["_build/html", "build/classroom/student/html"])
+def test_the_unpacked_zip_opens_from_a_file_and_asks_nobody_for_anything(edition, tmp_path, browser):
+    made = offline.pack(ROOT / edition, tmp_path / "lowrank-book.zip")
+    with zipfile.ZipFile(made) as packed:
+        packed.extractall(tmp_path)
+    home = tmp_path / "lowrank-book"
+    pages = sorted(home.glob("chapters/*.html"))
+    if edition == "_build/html":
+        pages += sorted(home.glob("book/**/*.html"))
+    assert len(pages) >= 13 and (home / "START-HERE.txt").exists()
+    defects = {}
+    with watched(browser, home.as_uri()) as (page, watch):
+        page.goto((home / "index.html").as_uri())
+        page.wait_for_url((home / "book" / "intro.html").as_uri())
+        assert watch.defects() == []
+    for path in pages:
+        with watched(browser, home.as_uri()) as (page, watch):
+            page.goto(path.as_uri())
+            settle(page)
+            defects[path.name] = watch.defects()
+    assert {name: found for name, found in defects.items() if found} == {}
+
+
+def test_the_zip_refuses_a_folder_without_a_book(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make book"):
+        offline.pack(tmp_path, tmp_path / "no.zip")
+
+
+def test_a_figure_and_the_search_work_from_a_file(browser):
+    home = ROOT / "_build" / "html"
+    with watched(browser, home.as_uri()) as (page, watch):
+        page.goto((home / "chapters" / "ch03_lora.html").as_uri())
+        settle(page)
+        before = page.locator("figure").first.inner_text()
+        page.locator("figure input[type=range]").first.focus()
+        page.keyboard.press("ArrowRight")
+        assert page.locator("figure").first.inner_text() != before
+        page.goto((home / "search.html").as_uri() + "?q=PiSSA")
+        page.wait_for_selector("#search-results li")
+        assert watch.foreign == []
+        # A browser lets no file read another: results stand there without excerpts, as START-HERE.txt says.
+
+
+def without_network() -> list[str]:
+    """What to put before a command so that it has no network at all, where the system lets us."""
+    command = ["unshare", "--user", "--map-root-user", "--net"]
+    usable = shutil.which("unshare") and subprocess.run([*command, "true"], capture_output=True).returncode == 0
+    return command if usable else []
+
+
+def test_the_small_wheelhouse_installs_and_checks_an_exercise_with_the_network_off(tmp_path):
+    wheels = offline.wheelhouse(tmp_path / "wheelhouse", small=True)
+    room = tmp_path / "room"
+    venv.EnvBuilder(with_pip=True).create(room)
+    python = [*without_network(), str(room / "bin" / "python"), "-I"]
+    installed = (wheels / "INSTALL.txt").read_text("utf-8")
+    commands = re.findall(r"-m pip install (.+?)(?: &&|\n)", installed)
+    assert len(commands) == 2
+    for command in commands:
+        done = subprocess.run(
+            [*python, "-m", "pip", "install", "-q", *command.split()], cwd=wheels, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr.decode()
+    answer = "import numpy, lowrank_edu as lo; print(lo.check('ch01-outer', lambda B, A: B @ A).passed, lo.__file__)"
+    done = subprocess.run([*python, "-c", answer], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith(f"True {room}"), done.stderr
+    assert sys.prefix not in done.stdout
+
+
+@pytest.mark.skipif(not without_network(), reason="this system does not let a program give its network up")
+def test_without_network_means_it():
+    probe = "import socket; socket.create_connection(('127.0.0.1', 9), 1)"
+    done = subprocess.run([*without_network(), sys.executable, "-c", probe], capture_output=True, text=True)
+    assert "unreachable" in done.stderr
