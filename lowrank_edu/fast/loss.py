@@ -17,8 +17,8 @@ from .remaking import full_precision
 
 KNOWN = ("GPT2LMHeadModel", "LlamaForCausalLM")
 """Models whose logits are head(hidden states) and nothing else."""
-PIECE = 2**24
-"""Most logits that are there at a time: 64 MiB in float32."""
+PIECE = 6 * 2**20
+"""Most logits that are there at a time: 24 MiB in float32, small enough for the same memory to be used again."""
 
 
 class HeadLoss(torch.autograd.Function):
@@ -26,12 +26,12 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, h, W, b, labels, smoothing):
-        pieces = -(-len(h) * len(W) // PIECE) or 1
         dh = torch.empty_like(h) if ctx.needs_input_grad[0] else None
-        loss = h.new_zeros(())
-        for rows in torch.arange(len(h)).chunk(pieces):
-            part = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0)
-            loss += _piece(h[part], W, b, labels[part], smoothing, None if dh is None else dh[part])
+        rows = max(1, PIECE // len(W))
+        room, loss = h.new_empty(min(rows, len(h)), len(W)), h.new_zeros(())
+        for first in range(0, len(h), rows):
+            part = slice(first, first + rows)
+            loss += _piece(h[part], W, b, labels[part], smoothing, room, None if dh is None else dh[part])
         ctx.save_for_backward(dh)
         return loss
 
@@ -42,21 +42,21 @@ class HeadLoss(torch.autograd.Function):
         return dh * dloss, None, None, None, None
 
 
-def _piece(h, W, b, labels, smoothing, dh):
+def _piece(h, W, b, labels, smoothing, room, dh):
     """The loss of some rows; fills in their dh. With smoothing ε a share ε of the target is spread over all V words."""
-    logits = linear(h, W, b)  # (rows, V)
-    total = logits.logsumexp(1, keepdim=True)
-    right = logits.gather(1, labels[:, None])
-    loss = (total - right).sum()
+    logits, right = linear(h, W, b, out=room[: len(h)]), labels[:, None]  # (rows, V)
+    wanted = (1 - smoothing) * logits.gather(1, right)
     if smoothing:
-        loss = (1 - smoothing) * loss + smoothing * (total - logits.mean(1, keepdim=True)).sum()
+        wanted += smoothing * logits.mean(1, keepdim=True)
+    top = logits.amax(1, keepdim=True)
+    weights = logits.sub_(top).exp_()  # softmax = weights / total
+    total = weights.sum(1, keepdim=True)
     if dh is not None:
-        wrong = logits.sub_(total).exp_()  # softmax, then minus the target: the gradient of the logits
         if smoothing:
-            wrong.sub_(smoothing / len(W))
-        wrong.scatter_add_(1, labels[:, None], torch.full_like(right, smoothing - 1))
-        dh.copy_(linear(wrong, W.T))
-    return loss
+            weights.sub_(total * (smoothing / len(W)))
+        weights.scatter_add_(1, right, total * (smoothing - 1))  # now total × the gradient of the logits
+        torch.div(linear(weights, W.T, out=dh), total, out=dh)
+    return (total.log() + top - wanted).sum()
 
 
 def why_plain(model):

@@ -6,6 +6,8 @@ for each token, and x for the gradient of A: or, where x came out of a norm or a
 """
 
 import functools
+import platform
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +16,14 @@ from torch.autograd.function import once_differentiable
 
 @functools.cache
 def onednn():
-    """oneDNN's linear as (x, W, b) -> y, or None where this torch has it not or it computes something else.
+    """oneDNN's linear as (x, W, b) -> y, or None where torch's own is to be taken.
 
-    It is a private operator of torch (`mkldnn._linear_pointwise`), so it is tried on a small product, both ways round.
+    That is so where this torch lacks it or it computes something else: it is a private operator of torch
+    (`mkldnn._linear_pointwise`), so it is tried on a small product, both ways round. And it is so on an Intel
+    processor, for which torch's own product, Intel's MKL, is made; on others MKL takes a slower way.
     """
+    if torch.backends.mkl.is_available() and "GenuineIntel" in processor():
+        return None
     try:
         operator = torch.ops.mkldnn._linear_pointwise
         x, W, b = torch.linspace(-1, 1, 15).view(3, 5), torch.linspace(2, -1, 35).view(5, 7).T, torch.arange(7.0)
@@ -29,14 +35,25 @@ def onednn():
     return functools.partial(_call, operator) if right else None
 
 
+def processor():
+    """What the system says of its processor."""
+    told = Path("/proc/cpuinfo")
+    return told.read_text("utf-8", "replace") if told.exists() else platform.processor()
+
+
 def _call(operator, x, W, b):
     return operator(x, W, b, "none", [], "")
 
 
-def linear(x, W, b=None):
-    """x Wᵀ + b without gradients, x (n, d_in), W (d_out, d_in): by oneDNN for float32 on a CPU, else by torch."""
+def linear(x, W, b=None, out=None):
+    """x Wᵀ + b without gradients, x (n, d_in), W (d_out, d_in): by oneDNN for float32 on a CPU, else by torch.
+
+    `out` (n, d_out) is memory that the result may take instead of new memory; what is returned is the result.
+    """
     kernel = onednn() if x.device.type == "cpu" and x.dtype == W.dtype == torch.float32 and len(x) else None
-    return F.linear(x, W, b) if kernel is None else kernel(x, W, b)
+    if kernel is not None:
+        return kernel(x, W, b)
+    return torch.mm(x, W.T, out=out) if b is None else torch.addmm(b, x, W.T, out=out)
 
 
 class Frozen(torch.autograd.Function):
