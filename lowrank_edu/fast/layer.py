@@ -1,13 +1,12 @@
-"""An AdaptedLayer that adds its low-rank updates in place: y = W0 x + b, then y += B (A x)."""
+"""An AdaptedLayer that adds its low-rank updates in place: see `products`."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..layers import AdaptedLayer
 from ..quantized import Quantized
 from ..updates import LowRank, weight_of
-from .products import Frozen, Project
+from .products import AdaptedProduct
 from .remaking import full_precision, source_of
 
 
@@ -15,20 +14,19 @@ class FastLayer(AdaptedLayer):
     """What an AdaptedLayer becomes; wherever `why_plain` finds a reason it computes as an AdaptedLayer does."""
 
     def forward(self, x, *args, **kwargs):
-        if args or kwargs or why_plain(self) or not full_precision(x):
+        if args or kwargs or why_plain(self) or not full_precision(x) or x.dtype != self.base.weight.dtype:
             return super().forward(x, *args, **kwargs)
-        source, rows = source_of(x), x.reshape(-1, x.shape[-1])  # (n, d_in)
-        y = product(self.base, rows)  # (n, d_out): nobody has kept it, so it may change
-        if y.dtype != x.dtype:
-            return super().forward(x)
-        updates = self.acting_updates()
-        A, B, scale = factors(updates)
-        z = F.linear(rows, A) if source is None else Project.apply(rows, A, source[1], source[0])
-        y.addmm_(z, B.T, alpha=scale)
+        updates, rows = self.acting_updates(), x.reshape(-1, x.shape[-1])  # (n, d_in)
+        remake, source = source_of(x) or (_as_it_is, rows)
+        y = AdaptedProduct.apply(rows, *factors(updates), weight_of(self.base), self.base.bias, source, remake)
         for update in updates:
             if update.bias is not None:
-                y.add_(update.bias)
+                y += update.bias
         return y.view(*x.shape[:-1], -1)
+
+
+def _as_it_is(x):
+    return x
 
 
 def factors(updates):
@@ -37,14 +35,6 @@ def factors(updates):
         return *updates[0].as_lora(), updates[0].scale
     pairs = [(A, B * update.scale) for update in updates for A, B in [update.as_lora()]]
     return torch.cat([A for A, _ in pairs]), torch.cat([B for _, B in pairs], dim=1), 1.0
-
-
-def product(base, x):
-    """W0 x + b, a fresh tensor: x (n, d_in) -> (n, d_out)."""
-    frozen = not any(p.requires_grad for p in base.parameters())
-    if isinstance(base, Quantized) or not frozen or base.weight.dtype != x.dtype:
-        return base(x)
-    return Frozen.apply(x, weight_of(base), base.bias)
 
 
 def why_plain(layer):
@@ -56,8 +46,15 @@ def why_plain(layer):
         return "merged: nothing is left to add"
     if layer.rows is not None:
         return "routed: an adapter for each row"
-    if isinstance(layer.base, nn.Embedding):
-        return "an embedding looks up and multiplies nothing"
+    base = layer.base
+    if isinstance(base, Quantized):
+        return "the base is quantised"
+    if type(base) is not nn.Linear and type(base).__name__ != "Conv1D":
+        return f"a {type(base).__name__} is not known here"
+    if base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
+        return "the base is trained"
+    if base._forward_hooks or base._forward_pre_hooks:
+        return "a hook listens at the base"
     for update in updates:
         kind = type(update)
         if not issubclass(kind, LowRank) or kind.change is not LowRank.change:

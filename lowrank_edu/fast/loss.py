@@ -27,7 +27,8 @@ class HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h, W, b, labels, smoothing):
         dh = torch.empty_like(h) if ctx.needs_input_grad[0] else None
-        rows = max(1, PIECE // len(W))
+        pieces = -(-len(h) * len(W) // PIECE) or 1
+        rows = -(-len(h) // pieces) or 1  # pieces of one size: a small rest would read all of W for a few rows
         room, loss = h.new_empty(min(rows, len(h)), len(W)), h.new_zeros(())
         for first in range(0, len(h), rows):
             part = slice(first, first + rows)
