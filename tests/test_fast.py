@@ -408,8 +408,9 @@ def saved_bytes(model, forward):
 def half_gpt2():
     """GPT-2 small with half its width, heads and words, so with the same shares of everything that is kept."""
     torch.manual_seed(0)
-    sizes = {"bos_token_id": 0, "eos_token_id": 0, "n_embd": 384, "n_head": 6, "n_layer": 12, "vocab_size": 25128, "n_positions": 128}
-    return GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)).train()
+    sizes = {"n_embd": 384, "n_head": 6, "n_layer": 12, "vocab_size": 25128, "n_positions": 128}
+    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return GPT2LMHeadModel(GPT2Config(**sizes, **no_dropout, bos_token_id=0, eos_token_id=0)).train()
 
 
 def test_saved_bytes_beside_peft_and_the_model_without_adapter(monkeypatch):
