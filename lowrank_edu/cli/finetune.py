@@ -49,7 +49,7 @@ def run(
     eval_every: Annotated[int | None, typer.Option(min=1, help="Steps between evaluations.")] = None,
     checkpoint_dir: CHECKPOINTS = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
-    plain: Annotated[bool, typer.Option(help="The plain path of the book, not the fast one: equal up to 1e-5.")] = False,
+    plain: Annotated[bool, typer.Option(help="The book's plain path, not the fast one: equal to 1e-5.")] = False,
     shard: Annotated[bool, typer.Option(help="Spread the frozen weights over the processes of torchrun.")] = False,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard curves.")] = None,
     seed: SEED = 0, as_json: JSON = False,
