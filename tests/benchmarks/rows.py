@@ -160,12 +160,11 @@ def decoder(model, ids):
     """A function that decodes one token behind a cache that holds the rest of `ids`."""
     with torch.no_grad():
         cache = model(input_ids=ids[:, :-1], use_cache=True).past_key_values
-    n = ids.shape[1] - 1
 
     def decode():
         with torch.no_grad():
             model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
-        cache.crop(n)
+        cache.crop(-1)
 
     return decode
 
