@@ -133,7 +133,8 @@ def quantize(tensor, kind="nf4", block_size=64, double_quant=False):
     _check_values(tensor, kind)
     if tensor.is_meta:
         return _shapes(tensor, kind, block_size, double_quant)
-    found = [_coded(piece, kind, block_size) for piece in tensor.detach().reshape(-1).split(_piece(tensor, block_size))]
+    size = _piece(tensor.numel(), block_size, tensor)
+    found = [_coded(piece, kind, block_size) for piece in tensor.detach().reshape(-1).split(size)]
     absmax, packed = (torch.cat(parts) for parts in zip(*found, strict=True))
     offset = None
     if double_quant:
@@ -166,10 +167,12 @@ def _places(values, middles):
     return places
 
 
-def _piece(tensor, block_size):
-    """How many values to take at a time: whole blocks that fit a processor's cache; all of them on other devices."""
+def _piece(n, block_size, tensor):
+    """How many of n values to take at a time: whole blocks that fit a processor's cache. All of them on other devices,
+    and for a plan's tensors without content."""
+    cut = tensor.device.type == "cpu" and type(tensor).__name__ != "FakeTensor"
     step = 2 * block_size  # an even number, because two codes share a byte
-    return step * max(1, PIECE // step) if tensor.device.type == "cpu" else max(tensor.numel(), 1)
+    return step * -(-(min(n, PIECE) if cut else n) // step)
 
 
 def _shapes(tensor, kind, block_size, double_quant):
@@ -199,15 +202,14 @@ def _scaled(flat, block_size):
 def dequantize(q, dtype=None, out=None):
     """The tensor that a QTensor stands for: level · absmax in float32, then rounded once to `dtype` (that of
     the original unless given), or to that of `out`, a contiguous tensor of the same shape that takes the result."""
-    n, table, absmax = math.prod(q.shape), codebook(q.kind, q.packed.device), q.absmax
+    table, absmax = codebook(q.kind, q.packed.device), q.absmax
     out = q.packed.new_empty(q.shape, dtype=dtype or q.dtype) if out is None else out
     # one look into a table of pairs unpacks both codes of a byte
     width = 2 if bits_of(q.kind) == 4 else 1
     table = torch.cartesian_prod(table, table).view(torch.int64).view(-1) if width == 2 else table
-    size = _piece(q.packed, q.block_size)
-    for codes, scales, room in zip(
-        q.packed.view(-1).split(size // width), absmax.split(size // q.block_size), out.view(-1).split(size), strict=True
-    ):
+    size = _piece(math.prod(q.shape), q.block_size, q.packed)
+    pieces = q.packed.view(-1).split(size // width), absmax.split(size // q.block_size), out.view(-1).split(size)
+    for codes, scales, room in zip(*pieces, strict=True):
         values = table.index_select(0, codes.int()).view(torch.float32)[: len(room)]
         whole = len(room) // q.block_size * q.block_size
         torch.mul(values[:whole].view(-1, q.block_size), scales[: whole // q.block_size, None],

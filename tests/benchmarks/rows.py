@@ -66,7 +66,8 @@ def step_whole(size: Size, rows=None, length=None, targets=(0.75, 1.08)):
         "bound, fast": models.stepper(models.bound(base, fast=True), models.our_loss, ids),
     }
     ratios = [("ours / PEFT", "ours", "PEFT", targets[0]), ("ours / bound, fast", "ours", "bound, fast", targets[1]),
-              ("ours / bound, stock", "ours", "bound, stock", None), ("plain / PEFT", "ours, plain", "PEFT", None)]  # fmt: skip
+              ("ours / bound, stock", "ours", "bound, stock", None),
+              ("plain / PEFT", "ours, plain", "PEFT", None)]  # fmt: skip
     return Row(f"training step, whole fast path, {ids.shape[0]} × {ids.shape[1]}", works, ratios)
 
 
