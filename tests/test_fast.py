@@ -358,7 +358,7 @@ def test_weights_names_and_files_are_those_of_the_plain_model(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_disabled_merged_routed_and_unwrapped_are_the_plain_ones_bit_for_bit(kind):
+def test_disabled_merged_and_unwrapped_are_the_plain_ones_bit_for_bit(kind):
     plain, quick = both(adapted(kind).eval())
     with lo.disabled(plain), lo.disabled(quick):
         assert torch.equal(logits(plain), logits(quick)) and torch.equal(logits(quick), logits(quiet(kind)))
@@ -367,11 +367,31 @@ def test_disabled_merged_routed_and_unwrapped_are_the_plain_ones_bit_for_bit(kin
     assert torch.equal(logits(plain), logits(quick))
     for model in (plain, quick):
         lo.unmerge(model)
-    for rows in (["default", None, "default"], [None, None, None]):
-        with lo.routed(plain, rows), lo.routed(quick, rows):
-            assert torch.equal(logits(plain), logits(quick))
+    with lo.routed(plain, [None] * 3), lo.routed(quick, [None] * 3):
+        assert torch.equal(logits(plain), logits(quick))
     lo.unwrap(quick)
     assert repr(quick) == repr(quiet(kind)) and torch.equal(logits(quick), logits(quiet(kind)))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("other", [{}, {"r": 2}, {"target_modules": "embeddings"}, {"use_dora": True}, {"bias": "all"}])
+def test_routed_rows(kind, other):
+    model = adapted(kind)
+    method = {**LORA, "target_modules": "all-linear", **other}
+    if other.get("target_modules"):
+        method["target_modules"] = ["wte"] if kind == "gpt2" else ["embed_tokens"]
+    lo.adapt(model, lo.LoRA(**method), "b", seed=1)
+    plain, quick = both(shaken(model, seed=2).eval())
+    for rows in (["default", "b", "default"], ["b", None, "default"], ["b"] * 3, [None, "b", None]):
+        with lo.routed(plain, rows), lo.routed(quick, rows):
+            assert away(logits(plain), logits(quick)) <= BOUND
+            assert away(*(m(input_ids=batch()).logits for m in (plain, quick))) <= BOUND  # with gradients, too
+    lo.set_adapter(quick, "b")
+    alone = logits(quick)
+    with lo.routed(quick, ["default", "b", None]):
+        assert away(alone[1], logits(quick)[1]) <= BOUND < away(alone[0], logits(quick)[0])
+    with lo.routed(quick, ["b", "b"]), pytest.raises(ValueError, match="2 names were routed"):
+        logits(quick)
 
 
 def test_training_on_the_fast_path_ends_as_on_the_plain_one(tmp_path):

@@ -56,6 +56,12 @@ def linear(x, W, b=None, out=None):
     return torch.mm(x, W.T, out=out) if b is None else torch.addmm(b, x, W.T, out=out)
 
 
+def added(x, A, B, scale, W0, b):
+    """(W0 x + b + scale · B A x (n, d_out), A x (n, r)) without gradients."""
+    y, z = linear(x, W0, b), F.linear(x, A)
+    return y.addmm_(z, B.T, alpha=scale), z
+
+
 class AdaptedProduct(torch.autograd.Function):
     """x (n, d_in) -> W0 x + b + scale · B A x (n, d_out), W0 and b frozen; and chapter 3's gradients, by hand:
 
@@ -67,11 +73,11 @@ class AdaptedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, A, B, scale, W0, b, source, remake):
-        y, z = linear(x, W0, b), F.linear(x, A)  # (n, d_out), (n, r)
+        y, z = added(x, A, B, scale, W0, b)
         _, for_A, for_B = ctx.needs_input_grad[:3]
         ctx.save_for_backward(A, B, W0, z if for_B else None, source if for_A else None)
         ctx.scale, ctx.remake = scale, remake
-        return y.addmm_(z, B.T, alpha=scale)
+        return y
 
     @staticmethod
     @once_differentiable
