@@ -135,6 +135,20 @@ def test_a_16_bit_base_under_32_bit_adapters_and_autocast(kind):
     assert alike(*both(adapted(kind)), bound=0.0, cast=lambda: torch.autocast("cpu", torch.bfloat16))
 
 
+def test_adapters_narrower_than_the_base():
+    plain, quick = both(tiny_with_a_wide_base())
+    assert alike(plain, quick)
+    with lo.routed(plain, ["default"] * 3), lo.routed(quick, ["default"] * 3):
+        assert torch.equal(logits(plain), logits(quick))
+
+
+def tiny_with_a_wide_base():
+    model = adapted().eval().to(torch.float64)
+    for layer in lo.adapted_layers(model).values():
+        layer.updates.to(torch.float32)
+    return model
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_gradient_checkpointing(kernel, kind):
     plain, quick = both(adapted(kind))

@@ -19,6 +19,8 @@ class FastLayer(AdaptedLayer):
             return super().forward(x, *args, **kwargs)
         rows = x.reshape(-1, x.shape[-1])  # (n, d_in)
         factors = *together(updates), weight_of(base), base.bias
+        if factors[0].dtype != x.dtype:
+            return super().forward(x)
         if torch.is_grad_enabled():
             remake, source = source_of(x) or (_as_it_is, rows)
             y = AdaptedProduct.apply(rows, *factors, source, remake)
