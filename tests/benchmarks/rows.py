@@ -220,9 +220,9 @@ def randomised_svd(size: Size, side=None, target=0.008):
     decay = 1 / (1 + np.arange(side, dtype=np.float32))
     U, V = (np.linalg.qr(rng.standard_normal((side, side), dtype=np.float32)).Q for _ in "UV")
     W = (U * decay) @ V.T
-    works = {"ours": lambda: lo.factor.randomized_svd(W, min(32, side), rng=0),
+    works = {"ours": lambda: lo.factor.randomized_svd(W, min(32, side), oversample=20, rng=0),
              "numpy": lambda: np.linalg.svd(W, full_matrices=False)}  # fmt: skip
-    found = lo.factor.reconstruct(*lo.factor.randomized_svd(W, min(32, side), rng=0))
+    found = lo.factor.reconstruct(*lo.factor.randomized_svd(W, min(32, side), oversample=20, rng=0))
     best = float(np.sqrt((decay[32:].astype(np.float64) ** 2).sum()))
     residual = f"residual {np.linalg.norm(W - found) / best:.4f} × the best possible" if side > 32 else ""
     return Row(f"randomised SVD, r=32, {side}²", works, [("ours / numpy", "ours", "numpy", target)], residual)
