@@ -221,6 +221,20 @@ def seeded(model):
     return model
 
 
+def test_the_shipped_model():
+    model, _ = lo.load_model()
+    lo.adapt(model, lo.LoRA(**LORA, target_modules="all-linear"))
+    plain, quick = both(shaken(model, by=0.02))
+    report = lo.fast_report(quick)
+    layers = len(model.transformer.h)
+    assert (report.norms, report.gelus, report.loss) == (2 * layers + 1, layers, None)
+    assert alike(plain, quick)
+    n, d = 3 * 7, model.config.n_embd
+    kept = [saved_bytes(m, lambda m=m: m(input_ids=batch(), use_cache=False).logits.sum()) for m in (plain, quick)]
+    again = layers * (d + d + 4 * d)  # both norms' and the GELU's outputs
+    assert kept[0] - kept[1] == 4 * n * (again - d)  # the first norm's input is kept for nothing else
+
+
 @pytest.mark.parametrize("kind", ["bert", "bart", "deberta"])
 def test_other_architectures(kernel, kind):
     model = tiny(kind).eval()

@@ -19,7 +19,7 @@ from ..layers import AdaptedLayer, swap
 from . import loss
 from .layer import FastLayer, why_plain
 from .products import onednn
-from .remaking import GELU, NORMS, FusedGELU, note
+from .remaking import GELU, GELUS, NORMS, FusedGELU, note
 
 __all__ = ["FastReport", "fast_or_plain", "fast_report", "is_fast", "kernels", "switch_fast"]
 FLAG = "lowrank_fast"
@@ -38,7 +38,7 @@ def switch_fast(model, on=True):
     for module in list(model.modules()):
         if type(module) is (AdaptedLayer if on else FastLayer):
             module.__class__ = FastLayer if on else AdaptedLayer
-        if type(module).__name__ in NORMS:
+        if type(module).__name__ in NORMS + GELUS:
             for key in [key for key, hook in module._forward_hooks.items() if hook is note]:
                 del module._forward_hooks[key]
             if on:
@@ -111,9 +111,11 @@ def fast_report(model):
     if not is_fast(model):
         return FastReport(False, products)
     reasons = {path: why_plain(m) for path, m in model.named_modules() if isinstance(m, AdaptedLayer)}
+    noted = [m for m in model.modules() if note in m._forward_hooks.values()]
     fast = [path for path, why in reasons.items() if why is None]
     return FastReport(
         True, products, fast, {path: why for path, why in reasons.items() if why},
-        sum(note in m._forward_hooks.values() for m in model.modules()),
-        sum(isinstance(m, FusedGELU) for m in model.modules()), loss.why_plain(model),
+        sum(type(m).__name__ in NORMS for m in noted),
+        sum(isinstance(m, FusedGELU) for m in model.modules()) + sum(type(m).__name__ in GELUS for m in noted),
+        loss.why_plain(model),
     )  # fmt: skip

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 
 NORMS = ("LayerNorm", "LlamaRMSNorm")
+GELUS = ("GELUTanh", "GELUActivation", "GELU")
+"""One operation each, which keeps its input: their outputs can be made again as they are."""
 GELU = "NewGELUActivation"
 """The tanh-GELU that transformers writes out for GPT-2 in eight operations, four of which keep a tensor."""
 
 
 def note(module, args, y):
-    """A forward hook of a norm: note on y what it was made from."""
+    """A forward hook of a norm or a GELU: note on y what it was made from."""
     if torch.is_grad_enabled() and len(args) == 1:
         y.made_from = module.forward, args[0]
 
