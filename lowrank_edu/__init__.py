@@ -35,6 +35,7 @@ _HOMES = {
     "inspecting": ["inspect_adapter"],
     "checking": ["check", "exercises"],
     "passing": ["progress"],
+    "fast": ["fast_report"],
 }  # fmt: skip
 _MODULES = ["factor", "corpus", "figures", "quant", "updates", "inits", "layers", "memory", "exercises", *_HOMES]
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from . import reminding
+from .fast import is_fast, switch_fast
 from .layers import AdaptedLayer, Holder, swap
 from .processes import refuse_sharded
 from .quantized import Quantized
@@ -58,7 +59,7 @@ def method_of(model, name):
     return methods[name]
 
 
-def adapt(model, method, name="default", *, seed=0, quantize=None):
+def adapt(model, method, name="default", *, seed=0, quantize=None, fast=None):
     """Freeze the model, put `method`'s updates on it under `name`, make them active and trainable.
 
     Returns a Report. Raises ValueError, with the model as it was, when no layer matches, when the name is
@@ -69,15 +70,22 @@ def adapt(model, method, name="default", *, seed=0, quantize=None):
     full precision. A spectral start (PiSSA, OLoRA, LaMDA) then takes its product out of the weight before
     that, and `init="loftq"` looks for the product that the codes miss; for both, `disabled` is the quantised
     rest, not W0.
+
+    `fast=True` computes the same with less time and memory (see `lowrank_edu.fast`), `fast=False` takes that off
+    again, and None leaves the model as it is in this respect.
     """
     check_free(model, name)
     if quantize is None:
-        return install(model, method, name, method.build(model, seed))
-    from .quantizing import build_quantised, replace
+        updates = method.build(model, seed)
+    else:
+        from .quantizing import build_quantised, replace
 
-    layers, updates = build_quantised(model, method, seed, quantize)
-    replace(model, layers)
-    return install(model, method, name, updates)
+        layers, updates = build_quantised(model, method, seed, quantize)
+        replace(model, layers)
+    found = install(model, method, name, updates)
+    if fast is not None:
+        switch_fast(model, fast)
+    return found
 
 
 def check_free(model, name):
@@ -117,6 +125,8 @@ def install(model, method, name, updates):
     swap(model, {place.base: place for path, place in places.items() if model.get_submodule(path) is not place})
     model.__dict__.setdefault("lowrank_methods", {})[name] = method
     set_adapter(model, name)
+    if is_fast(model):
+        switch_fast(model)  # the new layers, too
     reminding.watch(model)
     return report(model, name)
 

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from .fast import is_fast
+from .fast.loss import summed_loss, usable
 from .front import front_length
 from .processes import Alone, shares, total
 
@@ -61,6 +63,8 @@ def token_loss(model, batch, label_smoothing=0.0):
     """(sum of the losses in nats, number of target tokens); position t predicts token t + 1."""
     labels = batch["labels"]
     inputs = {key: value for key, value in batch.items() if key != "labels"}
+    if is_fast(model) and usable(model, labels.device):
+        return summed_loss(model, inputs, labels, label_smoothing), targets(labels)
     logits = model(**inputs).logits[:, :-1]
     loss = F.cross_entropy(
         logits.float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum",

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .quantized import Quantized
-from .updates import Whole, gathered, store_like, weight_of
+from .updates import Whole, gathered, store_like, weight_of, widened
 
 KEPT_ON = "cpu"
 """Where the own weights of a merged layer wait: the device has no room to spare for them."""
@@ -142,13 +142,14 @@ class AdaptedLayer(Holder):
             new = dict(self.whole.copy.named_parameters())
         if deltas:
             W = weight_of(self.base) if W is None else W
-            new["weight"] = store_like(self.base, W + sum(deltas)).to(W.dtype).contiguous()
+            total = sum(deltas[1:], deltas[0].to(torch.promote_types(deltas[0].dtype, W.dtype)))
+            new["weight"] = store_like(self.base, total.add_(W)).to(W.dtype).contiguous()  # in place: total is ours
         if shifts:
             old = self.base.bias  # None: BitFit may give the layer a bias that it did not have
             dtype = weight_of(self.base).dtype if old is None else old.dtype
             new["bias"] = (sum(shifts) if old is None else old + sum(shifts)).to(dtype)
         for key, value in new.items():
-            if not torch.isfinite(value).all():
+            if not torch.isfinite(value.sum(dtype=widened(value[:0]).dtype)) and not torch.isfinite(value).all():
                 bad = "NaN" if torch.isnan(value).any() else "Inf"
                 raise ValueError(
                     f"{key} would hold {bad} in {str(value.dtype).removeprefix('torch.')} after merging "
@@ -168,7 +169,8 @@ class AdaptedLayer(Holder):
             twin = copy.copy(base)
         for value in values.values():
             if id(value) not in memo:
-                memo[id(value)] = nn.Parameter(value.detach().clone(), requires_grad=False)
+                own = value.detach().clone() if isinstance(value, nn.Parameter) else value  # what was added up is new
+                memo[id(value)] = nn.Parameter(own, requires_grad=False)
         twin._parameters = {**twin._parameters, **{key: memo[id(value)] for key, value in values.items()}}
         return twin
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .fast import switch_fast
 from .targets import block_paths
 from .updates import Whole
 
@@ -146,6 +147,7 @@ def shard(model):
             "this method trains whole weights, which shard would leave whole in every process. Shard a low-rank "
             "method, or train this one with accelerate's own FSDP."
         )
+    switch_fast(model, False)  # it keeps weights and norms for the backward pass that FSDP takes away in between
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

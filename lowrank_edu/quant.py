@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 TINY = 1e-38  # bitsandbytes' floor of absmax: 1 / TINY is finite, and 0 · (1 / TINY) is 0
+PIECE = 2**17  # values that are coded or decoded at a time: half a megabyte, which a processor's cache holds
 NESTED_BLOCK = 256  # block size of the absmax under double quantisation
 
 
@@ -132,17 +133,46 @@ def quantize(tensor, kind="nf4", block_size=64, double_quant=False):
     _check_values(tensor, kind)
     if tensor.is_meta:
         return _shapes(tensor, kind, block_size, double_quant)
-    absmax, scaled = _scaled(tensor.detach().reshape(-1).float(), block_size)
-    table, order = codebook(kind, tensor.device).sort(stable=True)
-    four = bits_of(kind) == 4
-    scaled = F.pad(scaled, (0, scaled.numel() % 2)) if four else scaled  # an odd value shares its byte with 0
-    codes = order.to(torch.uint8)[torch.bucketize(scaled, (table[:-1] + table[1:]) / 2)]
-    packed = (codes[0::2] << 4 | codes[1::2])[:, None] if four else codes
+    size = _piece(tensor.numel(), block_size, tensor)
+    found = [_coded(piece, kind, block_size) for piece in tensor.detach().reshape(-1).split(size)]
+    absmax, packed = (torch.cat(parts) for parts in zip(*found, strict=True))
     offset = None
     if double_quant:
         offset = absmax.mean()
         absmax = quantize(absmax - offset, "dynamic8", NESTED_BLOCK)
     return QTensor(packed, absmax, offset, kind, block_size, tensor.shape, tensor.dtype)
+
+
+def _coded(flat, kind, block_size):
+    """(absmax (blocks,), packed) of a vector."""
+    absmax, scaled = _scaled(flat.float(), block_size)
+    table, order = codebook(kind, flat.device).sort(stable=True)
+    four = bits_of(kind) == 4
+    scaled = F.pad(scaled, (0, scaled.numel() % 2)) if four else scaled  # an odd value shares its byte with 0
+    places = _places(scaled, (table[:-1] + table[1:]) / 2)
+    codes = places.to(torch.uint8)
+    if kind == "fp4":  # whose levels are not in the order of their codes
+        codes = order.to(torch.uint8)[codes.long()]
+    return absmax, (codes[0::2] << 4 | codes[1::2])[:, None] if four else codes
+
+
+def _places(values, middles):
+    """For every value, how many of the sorted middles lie below it. Fifteen comparisons of a whole vector are faster
+    than a search for each value; 255 are not."""
+    if len(middles) > 15 or values.device.type != "cpu":
+        return torch.bucketize(values, middles)
+    places, above = torch.zeros_like(values), torch.empty_like(values)
+    for middle in middles.tolist():
+        places += torch.gt(values, middle, out=above)
+    return places
+
+
+def _piece(n, block_size, tensor):
+    """How many of n values to take at a time: whole blocks that fit a processor's cache. All of them on other devices,
+    and for a plan's tensors without content."""
+    cut = tensor.device.type == "cpu" and type(tensor).__name__ != "FakeTensor"
+    step = 2 * block_size  # an even number, because two codes share a byte
+    return step * -(-(min(n, PIECE) if cut else n) // step)
 
 
 def _shapes(tensor, kind, block_size, double_quant):
@@ -165,21 +195,28 @@ def _scaled(flat, block_size):
     if rest.numel():  # bitsandbytes divides in a short block and keeps the floor, so its zero block has TINY
         last = rest.abs().amax().clamp(min=TINY)
         absmax, scaled = torch.cat([absmax, last[None]]), torch.cat([scaled, rest / last])
-    return absmax, scaled.clamp(-1, 1)
+    return absmax, scaled
 
 
 @torch.no_grad()
-def dequantize(q, dtype=None):
+def dequantize(q, dtype=None, out=None):
     """The tensor that a QTensor stands for: level · absmax in float32, then rounded once to `dtype` (that of
-    the original unless given)."""
-    n, table = math.prod(q.shape), codebook(q.kind, q.packed.device)
+    the original unless given), or to that of `out`, a contiguous tensor of the same shape that takes the result."""
+    table, absmax = codebook(q.kind, q.packed.device), q.absmax
+    out = q.packed.new_empty(q.shape, dtype=dtype or q.dtype) if out is None else out
     # one look into a table of pairs unpacks both codes of a byte
-    table = torch.cartesian_prod(table, table) if bits_of(q.kind) == 4 else table[:, None]
-    values = F.embedding(q.packed.view(-1).int(), table).view(-1)[:n]
-    if n % q.block_size:
-        values = F.pad(values, (0, -n % q.block_size))
-    values.view(-1, q.block_size).mul_(q.absmax[:, None])
-    return values[:n].view(q.shape).to(dtype or q.dtype)
+    width = 2 if bits_of(q.kind) == 4 else 1
+    table = torch.cartesian_prod(table, table).view(torch.int64).view(-1) if width == 2 else table
+    size = _piece(math.prod(q.shape), q.block_size, q.packed)
+    pieces = q.packed.view(-1).split(size // width), absmax.split(size // q.block_size), out.view(-1).split(size)
+    for codes, scales, room in zip(*pieces, strict=True):
+        values = table.index_select(0, codes.int()).view(torch.float32)[: len(room)]
+        whole = len(room) // q.block_size * q.block_size
+        torch.mul(values[:whole].view(-1, q.block_size), scales[: whole // q.block_size, None],
+                  out=room[:whole].view(-1, q.block_size))  # fmt: skip
+        if whole < len(room):  # the last block may be short
+            torch.mul(values[whole:], scales[-1], out=room[whole:])
+    return out
 
 
 def quantize_nf4(tensor, block_size=64, double_quant=False):
@@ -203,7 +240,9 @@ def _check_values(tensor, kind):
         raise ValueError(f"a tensor of shape {tuple(tensor.shape)} is empty: there is nothing to quantise.")
     if tensor.is_meta:  # shapes alone, for counting
         return
-    finite = torch.isfinite(tensor.float())
+    if torch.isfinite(tensor.float().sum()):  # NaN and Inf never leave a sum again
+        return
+    finite = torch.isfinite(tensor.float())  # but finite values may add up to Inf
     if not finite.all():
         where = tuple(int(i) for i in (~finite).nonzero()[0])
         raise ValueError(

@@ -9,6 +9,7 @@ from torch import nn
 
 from . import reminding
 from .adapting import adapted_layers, check_free, holders, install, method_of
+from .fast import switch_fast
 from .layers import DROPPED
 from .merging import merge_report, weights_to_merge_into
 from .processes import refuse_sharded
@@ -193,6 +194,8 @@ def delete_adapter(model, name):
             layer.withdraw(model)
     del model.__dict__["lowrank_methods"][name]
     reminding.drop(model, name)
+    if not adapter_names(model):
+        switch_fast(model, False)
 
 
 def unwrap(model):
@@ -202,6 +205,7 @@ def unwrap(model):
     Where merging untied two weights, `config.tie_word_embeddings` becomes False and weights that are still
     tied get copies of their own, so that saving keeps all of them.
     """
+    switch_fast(model, False)
     for holder in holders(model).values():
         holder.withdraw(model)
     for name in list(model.__dict__.pop("lowrank_methods", {})):

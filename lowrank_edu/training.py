@@ -12,6 +12,7 @@ from tqdm import tqdm  # the text bar: a widget bar is dead on a page, and its t
 from .batches import collate, evaluate, need_data, need_stream, targets, token_loss, tokenize
 from .board import board
 from .data import Stream
+from .fast import fast_or_plain, kernels
 from .history import History
 from .processes import add_up_gradients, processes, shares, start_together, total
 from .rates import parameter_groups
@@ -61,6 +62,7 @@ def train(
     checkpoint_every=None,
     tensorboard=None,
     progress=True,
+    fast=None,
 ):
     """Train whatever has gradients; returns a History.
 
@@ -78,6 +80,8 @@ def train(
     checkpoint_dir   keep what the run needs to go on, every `checkpoint_every` steps, at Ctrl-C and at the end. The
                      same call again continues there, and ends as if it had never been stopped (see `resuming`)
     tensorboard      a folder for TensorBoard: loss, rate and evaluations by step
+    fast             True or False: the fast path (see `lowrank_edu.fast`) or the plain one for this run; None: as the
+                     model is. A run goes on only on the path on which it began
 
     Under torchrun or `accelerate launch` every process calls this with the same data and settings; see `processes`.
 
@@ -96,6 +100,7 @@ def train(
         "label_smoothing": label_smoothing, "max_grad_norm": max_grad_norm,
         "optimizer": getattr(optimizer, "__name__", optimizer),
         "gradient_checkpointing": gradient_checkpointing, "eval_every": eval_every, "patience": patience,
+        "fast": kernels(model, fast),
     }  # fmt: skip
     here = processes()
     if here.num_processes > 1:
@@ -120,7 +125,8 @@ def train(
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     try:
         curves = board(tensorboard if here.is_main_process else None)
-        with forked, recomputing(model, gradient_checkpointing), _stoppable() as stop, curves as write:
+        path = fast_or_plain(model, fast)
+        with forked, path, recomputing(model, gradient_checkpointing), _stoppable() as stop, curves as write:
             torch.manual_seed(seed + here.process_index)  # dropout differs between processes
             kept = Checkpoints(
                 checkpoint_dir, model, engine, rates, scaler, schedules, data, history, settings, eval_data

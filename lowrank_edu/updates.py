@@ -5,6 +5,8 @@ output y. Weights are always thought of as W0 (d_out × d_in). `nn.Linear` store
 and `nn.Embedding` store the transpose, and only `weight_of` and `store_like` know about it.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -181,18 +183,21 @@ class LowRank(Update):
     def change(self, x, y, base):
         return self.low_rank(self.drop(x, base), base)
 
-    def product(self):
-        """ΔW as a matrix (d_out, d_in), in float32 or wider."""
-        A, B = map(widened, self.factors())
-        dW = self.scale * (B @ A)
-        if self.residual:
-            A0, B0 = map(widened, self.start())
-            dW = dW - self.scale * (B0 @ A0)
-        return dW
+    def product(self, transposed=False):
+        """ΔW as a matrix (d_out, d_in), in float32 or wider. transposed: in the memory order of ΔWᵀ (d_in, d_out)."""
+        dW = self._product(*self.factors(), transposed)
+        return dW - self._product(*self.start(), transposed) if self.residual else dW
+
+    def _product(self, A, B, transposed):
+        A, B, scale = widened(A), widened(B), self.scale
+        if math.frexp(scale)[0] == 0.5:  # a power of two shifts no digit, so the small factor may carry it
+            B, scale = B * scale, 1.0
+        product = (A.T @ B.T).T if transposed else B @ A
+        return product if scale == 1 else product.mul_(scale)
 
     @torch.no_grad()
     def delta(self, base):
-        return self.product()
+        return self.product(stored_transposed(base))
 
     def as_lora(self):
         """(A, B) of the plain LoRA with the same ΔW and scale, gradients attached. A residual start doubles the

@@ -210,13 +210,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_finetune_is_the_training_of_the_package(folder):
-    told = said(*run_words(folder), "--eval-data", folder / "own.jsonl")
+@pytest.mark.parametrize("words, fast", [([], True), (["--plain"], False)])
+def test_finetune_is_the_training_of_the_package(words, fast, folder):
+    told = said(*run_words(folder), *words, "--eval-data", folder / "own.jsonl")
     model, tok = lo.load_model()
     method = lo.LoRA(2, 4, ("c_attn",))
     lo.adapt(model, method, seed=3)
     data = lo.read_data(folder / "own.jsonl", tok, max_length=128)
-    how = {"steps": 6, "batch_size": 4, "lr": 5e-3, "seed": 3, "schedule": "linear", "progress": False}
+    how = {"steps": 6, "batch_size": 4, "lr": 5e-3, "seed": 3, "schedule": "linear", "progress": False, "fast": fast}
     history = lo.train(model, data, eval_data=data, **how)
     assert told["loss"] == history.loss[-1] and told["eval_loss"] == history.eval_loss[-1]
     again, _ = lo.load_model()

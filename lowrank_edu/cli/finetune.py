@@ -49,6 +49,7 @@ def run(
     eval_every: Annotated[int | None, typer.Option(min=1, help="Steps between evaluations.")] = None,
     checkpoint_dir: CHECKPOINTS = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
+    plain: Annotated[bool, typer.Option(help="The book's plain path, not the fast one: equal to 1e-5.")] = False,
     shard: Annotated[bool, typer.Option(help="Spread the frozen weights over the processes of torchrun.")] = False,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard curves.")] = None,
     seed: SEED = 0, as_json: JSON = False,
@@ -76,7 +77,8 @@ def run(
     shape = {"max_length": max_length or getattr(base.config, "max_position_embeddings", None), "pack": pack}
     examples = Stream(data, tok, **shape) if stream else read_data(data, tok, **shape)
     report = adapting.adapt(base, row, seed=seed, quantize=quantize)
-    if shard or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+    sharded = shard or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    if sharded:
         processes.shard(base)
     kept = checkpoint_dir or out.with_name(out.name + ".checkpoints")
     settings = {
@@ -86,7 +88,7 @@ def run(
         "gradient_checkpointing": gradient_checkpointing,
         "eval_data": None if eval_data is None else read_data(eval_data, tok, max_length=shape["max_length"]),
         "eval_every": eval_every, "checkpoint_dir": kept, "checkpoint_every": checkpoint_every,
-        "tensorboard": tensorboard, "progress": not as_json,
+        "tensorboard": tensorboard, "progress": not as_json, "fast": not (plain or sharded),
     }  # fmt: skip
     first = processes.processes().is_main_process
     try:

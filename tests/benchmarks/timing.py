@@ -1,0 +1,94 @@
+"""Times that mean something on a shared machine: in turns, on a quiet machine, with disturbed rounds left out.
+
+A round times every contender once, in an order that rotates. What counts is the ratio of two contenders within a round,
+because a processor that slows down then slows both; reported are the median of the ratios and their middle half.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+QUIET = 0.1  # cores that other processes may use
+STAT = Path("/proc/stat")
+
+
+class Others:
+    """How many cores other processes have used since this was made; 0.0 where the system does not say."""
+
+    def __init__(self):
+        self.busy, self.own, self.began = _busy(), _own(), time.perf_counter()
+
+    def cores(self) -> float:
+        if self.busy is None:
+            return 0.0
+        wall = max(time.perf_counter() - self.began, 1e-6)
+        return max(0.0, (_busy() - self.busy - (_own() - self.own)) / wall)
+
+
+def _busy() -> float | None:
+    """Processor seconds of the whole machine, time stolen by its host included."""
+    if not STAT.exists():
+        return None
+    user, nice, system, _, _, irq, softirq, steal = map(int, STAT.read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _own() -> float:
+    times = os.times()
+    return times.user + times.system
+
+
+def wait_until_quiet(longest: float) -> bool:
+    """Wait, `longest` seconds at most, for two seconds in which others use next to nothing. False: it never was."""
+    until = time.monotonic() + longest
+    while True:
+        others = Others()
+        time.sleep(2 if longest else 0)
+        if others.cores() <= QUIET:
+            return True
+        if time.monotonic() >= until:
+            return False
+
+
+def once(work: Callable[[], object], least: float) -> float:
+    """Seconds of one call; short work is called often enough to fill `least` seconds."""
+    began, calls = time.perf_counter(), 0
+    while calls == 0 or time.perf_counter() - began < least:
+        work()
+        calls += 1
+    return (time.perf_counter() - began) / calls
+
+
+def race(works: dict[str, Callable[[], object]], rounds: int, *, wait: float = 0.0, least: float = 0.2) -> dict:
+    """{"seconds": {name: [one time per round]}, "rounds", "dropped", "quiet"} of contenders that take turns.
+
+    A round during which others used more than QUIET cores is dropped and taken again, three times as many rounds at
+    most; when too few remain, all are kept and "quiet" is False.
+    """
+    quiet = wait_until_quiet(wait)
+    for work in works.values():
+        work()
+    names, kept, disturbed = list(works), [], []
+    for number in range(3 * rounds):
+        others, order = Others(), names[number % len(names) :] + names[: number % len(names)]
+        row = {name: once(works[name], least) for name in order}
+        (kept if others.cores() <= QUIET else disturbed).append(row)
+        if len(kept) == rounds or (not wait and len(kept) + len(disturbed) == rounds):
+            break
+    if len(kept) < rounds:
+        kept, disturbed, quiet = (kept + disturbed)[-rounds:], [], False
+    seconds = {name: [row[name] for row in kept] for name in names}
+    return {"seconds": seconds, "rounds": len(kept), "dropped": len(disturbed), "quiet": quiet}
+
+
+def ratio(seconds: dict[str, list[float]], one: str, other: str) -> tuple[float, float, float]:
+    """(lower quartile, median, upper quartile) of one / other within rounds."""
+    ratios = [a / b for a, b in zip(seconds[one], seconds[other], strict=True)]
+    if len(ratios) == 1:
+        return ratios[0], ratios[0], ratios[0]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return low, middle, high
