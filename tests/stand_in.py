@@ -71,8 +71,13 @@ def run(func, args, kwargs):
     on = torch.device(target).type == DEVICE.type if target is not None else bool(there)
     if name == "copy_":
         on = isinstance(args[0], There)
-    known = {id(t.numbers): t for t in there}
-    wrap = lambda x: known.get(id(x)) or There(x) if isinstance(x, torch.Tensor) and on else x  # noqa: E731
+    known = {id(t.numbers): t for t in there} if on else {}
+
+    def wrap(x):
+        if not on or not isinstance(x, torch.Tensor):
+            return x
+        return known[id(x)] if id(x) in known else There(x)
+
     return tree_map(wrap, result)
 
 
