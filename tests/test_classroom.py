@@ -387,3 +387,51 @@ def test_without_network_means_it():
     probe = "import socket; socket.create_connection(('127.0.0.1', 9), 1)"
     done = subprocess.run([*without_network(), sys.executable, "-c", probe], capture_output=True, text=True)
     assert "unreachable" in done.stderr
+
+
+# ---- lesson plans: the clock and the exercises are real
+
+PLANS = {"lab": 90, "half_day": 210, "six_weeks": 90}
+ROW = re.compile(r"^\| (\d+):(\d\d) \| (\d+) \|(.*)$", re.M)
+
+
+def plan(name: str) -> str:
+    return (ROOT / "book" / "classroom" / f"{name}.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_has_no_gap_and_ends_in_time(name):
+    clock = 0
+    for hours, minutes, length, _ in ROW.findall(plan(name)):
+        assert int(hours) * 60 + int(minutes) == clock
+        clock += int(length)
+    assert clock == PLANS[name]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_names_exercises_that_exist_and_gives_each_its_minutes(name):
+    from lowrank_edu import exercises
+
+    named = set(re.findall(r"`(ch\d\d-[a-z0-9]+)`", plan(name)))
+    assert named and not named - set(exercises())
+    for _, _, length, rest in ROW.findall(plan(name)):
+        needed = sum(exercises.get(found).minutes for found in re.findall(r"`(ch\d\d-[a-z0-9]+)`", rest))
+        assert needed <= int(length), rest
+    headings = {
+        block.title
+        for path in CHAPTERS
+        for cell in read(path).cells
+        if cell.cell_type == "markdown"
+        for block in myst.blocks(cell.source)
+        if block.kind == "heading"
+    }
+    for _, _, _, rest in ROW.findall(plan(name)):
+        for section in re.findall(r"(?<![\w*])\*([^*\s][^*]*[^*\s])\*(?![\w*])", rest):
+            assert any(section.rstrip("?") in heading for heading in headings | {"Do you still know"}), section
+
+
+def test_each_week_has_its_assignment():
+    named = set(re.findall(r"`(ch\d\d)`", plan("six_weeks")))
+    assert named == {path.name[:4] for path in CHAPTERS}
+    rng = np.random.default_rng(0)
+    assert [path.name for path in CHAPTERS if assignments.assignment(path, rng) is None] == []
