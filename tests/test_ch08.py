@@ -6,10 +6,12 @@ import ch08_plans as experiment
 import figure_page
 import numpy as np
 import pytest
+import torch
 from helpers import assert_distinct_sentences, assert_notebook_shows
 
 import lowrank_edu as lo
 from lowrank_edu import exercises, figures, shipped
+from lowrank_edu.batches import token_loss
 from lowrank_edu.figures import ledgers
 from lowrank_edu.figures.ledgers import PARTS, START, evaluate, total
 
@@ -320,3 +322,23 @@ def test_the_figures_say_what_they_show(results):
     assert [ledgers.size(n) for n in (0, 999, 1500, 15e9, 22.5e9, 640e9)] == [
         "0 B", "999 B", "1.50 kB", "15.0 GB", "22.5 GB", "640 GB"]  # fmt: skip
     assert [ledgers.span(n) for n in (3e7, 4e9, 2.3e10, 9.4e11)] == [5e7, 20e9, 100e9, 2e12]
+
+
+def test_the_fast_path_keeps_what_the_page_says():
+    """What A reads, the logits and the cache are gone; attention, norms and activation function keep theirs."""
+    found = []
+    for fast in (False, True):
+        model, _ = lo.load_model("tiny-gpt2")
+        lo.adapt(model.train(), lo.LoRA(r=8, target_modules="all-linear"), fast=fast)
+        ids = torch.arange(1, 385).view(8, 48)
+        batch = {"input_ids": ids, "labels": ids}
+        found.append(lo.memory.ledger(lambda model=model, b=batch: token_loss(model, b)[0].backward(), model))
+    plain, quick = ({p.removesuffix(".updates.default"): n for (p, _), n in x.saved.items()} for x in found)
+    block, x, z = "transformer.h.*.", 8 * 48 * 192 * 4, 8 * 48 * 8 * 4  # bytes in one layer
+    assert plain[f"{block}mlp.c_fc"] == 4 * (x + z) and quick[f"{block}mlp.c_fc"] == 4 * z
+    assert plain[f"{block}mlp.c_proj"] == 4 * (4 * x + z) and quick[f"{block}mlp.c_proj"] == 4 * z
+    assert quick[f"{block}attn.c_attn"] == 4 * z + x, "only the first block keeps x"
+    assert plain[f"{block}attn"] - quick[f"{block}attn"] == 4 * 2 * x, "the keys and values of the cache"
+    for same in ("mlp.act", "ln_1", "ln_2"):
+        assert plain[f"{block}{same}"] == quick[f"{block}{same}"]
+    assert found[1].activations < 0.54 * found[0].activations
