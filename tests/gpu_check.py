@@ -32,6 +32,7 @@ from test_table import CODES, ROWS, method_of  # noqa: E402
 
 import lowrank_edu as lo  # noqa: E402
 from lowrank_edu import corpus  # noqa: E402
+from lowrank_edu.methods.prompts import InFrontMethod  # noqa: E402
 
 EXAMPLES = [{"input_ids": row, "labels": row} for row in batch(6, 7)]
 QUICK = ["LoRA", "AdaLoRA", "LaMDA"]
@@ -111,6 +112,7 @@ def in_half_precision(device, name, precision):
 
 def checkpointed(device, name):
     """Gradient checkpointing changes no loss."""
+    need(not isinstance(ROWS[name].method, InFrontMethod), "what stands in front needs the cache; train refuses")
     (_, plain), (_, kept) = trained(name, device), trained(name, device, gradient_checkpointing=True)
     return within(max(abs(a - b) / b for a, b in zip(kept.loss, plain.loss, strict=True)), CLOSE)
 
@@ -244,7 +246,7 @@ def several(device):
         assert done.returncode == 0, done.stderr[-1500:]
         losses = json.loads((Path(folder) / "losses.json").read_text("utf-8"))
     _, alone = trained("LoRA", device, precision="fp32", batch_size=4)
-    return within(max(abs(a - b) / b for told in losses for a, b in zip(told, alone.loss, strict=True)), CLOSE)
+    return within(max(abs(a - b) / b for told in losses for a, b in zip(told, alone.loss, strict=True)), 1e-4)
 
 
 def share(folder):

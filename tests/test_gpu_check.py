@@ -35,6 +35,18 @@ def test_a_rehearsal_writes_its_report(monkeypatch, tmp_path):
     assert "| passed |" in (tmp_path / "gpu-check.md").read_text("utf-8")
 
 
+@pytest.mark.parametrize("name", gpu_check.ROWS)
+def test_checkpointing_passes_or_is_skipped_for_every_method(name):
+    """One refusal that is meant would fail the whole report."""
+    in_front = name in ("prefix tuning", "prompt tuning")
+    try:
+        told = gpu_check.checkpointed("cpu", name)
+    except gpu_check.Skipped:
+        assert in_front
+    else:
+        assert "≤" in told and not in_front
+
+
 @pytest.mark.parametrize(("ratio", "holds"), [(0.4, False), (1.1, True), (3.0, False)])
 def test_a_peak_far_from_the_plan_fails(ratio, holds, monkeypatch):
     """With a counter that says `ratio` times the plan, beside what earlier checks left."""
