@@ -5,6 +5,7 @@ on fake CUDA tensors; backward passes on the meta device; and the dtypes under b
 """
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from test_table import CODES, MODELS, ROWS, method_of
 from torch import nn
 
 import lowrank_edu as lo
-from lowrank_edu import layers, quant
+from lowrank_edu import layers, quant, training
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*share one weight")
 EXAMPLES = [{"input_ids": row, "labels": row} for row in batch(6, 7)]
@@ -125,11 +126,12 @@ def test_codes_made_there_are_those_made_here(kind, elsewhere):
     assert all(torch.equal(after[key], value) for key, value in one.state_dict().items())
 
 
-def test_a_killed_run_goes_on_there(elsewhere, tmp_path):
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.method.scheduled])
+def test_a_killed_run_goes_on_there(name, elsewhere, tmp_path):
     whole, first, second = (there("gpt2") for _ in range(3))
     settings = {"steps": 6, "batch_size": 3, "lr": 1e-3, "eval_data": EXAMPLES, "eval_every": 4}
     for model in (whole, first, second):
-        adapted(model, "AdaLoRA")
+        adapted(model, name)
     lo.train(whole, EXAMPLES, scorer=lambda model: 0.0, **settings)
     kept = {"checkpoint_dir": tmp_path, "checkpoint_every": 1}
     with pytest.raises(RuntimeError, match="the power fails"):
@@ -149,6 +151,15 @@ def failing(call):
         return 0.0
 
     return score
+
+
+def test_a_start_is_worked_out_on_the_cpu_wherever_the_model_is(elsewhere, monkeypatch):
+    """A GPU's SVD may turn the signs of a pair of vectors, and the same seed would start elsewhere."""
+    seen, svd = set(), torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda W, **more: seen.add(W.device.type) or svd(W, **more))
+    for name in ("LoftQ", "PiSSA", "LaMDA"):
+        adapted(there("gpt2"), name)
+    assert seen == {"cpu"}
 
 
 def test_what_lies_elsewhere_is_seen(elsewhere):
@@ -242,6 +253,23 @@ def test_backward_on_the_meta_device_reaches_what_trains(arch, name):
     )
     assert reached == wanted  # both names of what is shared: on the way to meta it becomes two
     assert reached and all(p.grad.shape == p.shape for p in on_meta.parameters() if p.grad is not None)
+
+
+# ---- the precision that "auto" chooses
+
+
+@pytest.mark.parametrize(("device", "capability", "dtype"), [
+    ("cuda", (7, 5), torch.float16),  # a T4: it has no bfloat16, and fp16 needs its loss scaled
+    ("cuda", (8, 0), torch.bfloat16), ("cuda", (9, 0), torch.bfloat16), ("cpu", None, None),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*GradScaler is enabled, but CUDA is not available")
+def test_auto_is_what_the_device_can(device, capability, dtype, monkeypatch):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    monkeypatch.setattr(torch, "autocast", lambda *chosen: chosen)
+    cast, scaler = training._precision("auto", torch.device(device))
+    assert (scaler is not None) == (dtype is torch.float16)
+    assert isinstance(cast(), nullcontext) if dtype is None else cast() == (device, dtype)
 
 
 # ---- autocast
