@@ -29,17 +29,20 @@ def energy(rng):
 
 
 def d90(rng):
-    """Curves with noise: below the line once, perhaps above it again, and far from it everywhere."""
+    """Noisy curves: under the line once, above it again, and lower at the end. Losses keep a distance from the line.
+
+    The full loss is so small that the first loss under the line is still more than 1/0.9 of it.
+    """
     found = []
     for _ in range(5):
-        base, full = round(float(rng.uniform(2, 4)), 2), round(float(rng.uniform(0.5, 1.5)), 2)
-        needed, steps = base - 0.9 * (base - full), whole(rng, 4, 7)
-        first = whole(rng, 1, steps - 1)  # some smaller d misses the line and some larger one follows
+        base, full = round(float(rng.uniform(3, 4)), 2), round(float(rng.uniform(0.6, 0.9)), 2)
+        way, steps = base - full, whole(rng, 4, 7)
+        first = whole(rng, 1, steps - 2)
         dims = [whole(rng, 5, 12) * 10**k for k in range(steps)]
-        above = needed + (base - needed) * rng.uniform(0.05, 0.95, steps)
-        below = needed - (needed - full) * rng.uniform(0.2, 0.9, steps)
-        losses = [float(above[k] if k < first or k == first + 1 else below[k]) for k in range(steps)]
-        found.append((dims, [round(loss, 4) for loss in losses], base, full))
+        losses = full + way * rng.uniform(0.15, 0.95, steps)
+        losses[first] = full + way * rng.uniform(0.06, 0.08)
+        losses[first + 2 :] = full + way * rng.uniform(0.01, 0.05, steps - first - 2)
+        found.append((dims, [round(float(loss), 4) for loss in losses], base, full))
     return found
 
 
@@ -93,7 +96,7 @@ def front(rng):
 def split(rng):
     """Budgets between "the smallest rank for all" and "the largest for all"; no two energies are equal."""
     found = []
-    for _ in range(5):
+    for _ in range(12):
         layers = whole(rng, 4, 8)
         ranks = [int(r) for r in rng.choice(np.arange(1, 13), 4, replace=False)]
         energies = [int(e) / 100 for e in rng.choice(np.arange(5, 95), layers, replace=False)]
