@@ -106,6 +106,14 @@ def test_the_students_pages_hold_no_solution():
     assert {f"{path.stem}.html" for path in CHAPTERS} <= {page.name for page in taken}
 
 
+def test_the_students_pages_lead_to_no_chapter_with_solutions():
+    for path in CHAPTERS:
+        text = (STUDENT_PAGES / "chapters" / f"{path.stem}.html").read_text("utf-8")
+        assert re.findall(rf'href="(https?://[^"]*{path.stem}\.ipynb)"', text) == [], "a click away"
+        full = (ROOT / "_build" / "html" / "chapters" / f"{path.stem}.html").read_text("utf-8")
+        assert len(re.findall(rf'href="(https?://[^"]*{path.stem}\.ipynb)"', full)) >= 2, "the search finds nothing"
+
+
 def test_the_search_for_solutions_would_find_one():
     page = ROOT / "_build" / "html" / "chapters" / "ch03_lora.html"
     assert page.exists(), "the book is not rendered: run `make book` first"
@@ -252,6 +260,17 @@ def test_the_release_has_no_answer_and_every_seed_has_its_own_numbers(tmp_path):
     marked = [cell.source for cell in nbformat.reads(texts[0], 4).cells if cell.id == "ch03-forward-marked"]
     shown = [cell.source for cell in nbformat.reads(texts[0], 4).cells if cell.id == "ch03-forward-example"]
     assert not set(re.findall(r"-?\d\.\d{9,}", marked[0])) & set(re.findall(r"-?\d\.\d{9,}", shown[0]))
+
+
+def test_no_exercise_is_marked_on_cases_that_the_package_shows():
+    from lowrank_edu import exercises
+
+    for exercise in filter(assignments.gradable, map(exercises.get, exercises())):
+        known = {assignments.literal(case) for case in exercise.fresh_cases()}
+        draws = [assignments.hidden_cases(exercise, np.random.default_rng(seed)) for seed in range(5)]
+        assert len({assignments.literal(cases) for cases in draws}) == 5, exercise.id
+        unknown = [[case for case in cases if assignments.literal(case) not in known] for cases in draws]
+        assert all(2 * len(new) > len(cases) for new, cases in zip(unknown, draws, strict=True)), exercise.id
 
 
 PERFECT = {

@@ -21,6 +21,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import fresh
 import nbformat
 import numpy as np
 from make_book import ROOT
@@ -100,8 +101,9 @@ def claims(function, cases) -> str:
 
 
 def hidden_cases(exercise, rng) -> list[tuple]:
-    """Fresh cases of an exercise, twice as many as its check uses."""
-    return [tuple(case) for _ in range(2) for case in exercise.cases(rng)]
+    """Fresh cases of an exercise, two draws. Where its check uses the same for everybody, `fresh` has others."""
+    draw = fresh.CASES.get(exercise.id, exercise.cases)
+    return [tuple(case) for _ in range(2) for case in draw(rng)]
 
 
 def _cell(make, source, grade_id, **flags):

