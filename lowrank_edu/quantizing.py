@@ -159,7 +159,8 @@ def loftq(update, base, settings, rounds):
         raise ValueError(f"init='loftq' takes r={r} directions from a {W.shape[0]} × {W.shape[1]} weight. Lower r.")
     for _ in range(rounds):
         layer = settings.layer(base, W - product)
-        missed = (W - dequantize(layer.codes, W.dtype)).cpu()  # as all starts: a GPU's SVD may turn a pair's signs
+        missed = W - dequantize(layer.codes, W.dtype)
+        missed = missed if missed.is_meta else missed.cpu()  # as all starts: a GPU's SVD may turn a pair's signs
         A, B = pissa(missed, r, update.scale)
         product = (update.scale * (B @ A)).to(W.device)
     update.A.copy_(A)
