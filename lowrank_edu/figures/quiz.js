@@ -9,6 +9,6 @@
     if (!first.has(set)) first.set(set, event.target.value === "right");
     const right = [...first.values()].filter(Boolean).length;
     if (first.size === sets.length) score.textContent = `${right} of ${sets.length} right at the first try.`;
-    live.textContent = event.target.closest(".lo-quiz-row").querySelector(".lo-quiz-told").textContent;
+    live.textContent = `${event.target.closest(".lo-quiz-row").querySelector(".lo-quiz-told").textContent} ${score.textContent}`.trim();
   }));
 }

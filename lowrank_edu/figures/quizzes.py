@@ -50,7 +50,9 @@ def quiz(chapter):
 
 def _check(quiz):
     if not re.fullmatch(r"[a-z][a-z0-9-]*", quiz.slug):
-        raise ValueError(f"slug {quiz.slug!r} cannot be part of an id: use lower-case letters, digits and hyphens.")
+        raise ValueError(
+            f"slug {quiz.slug!r} cannot be part of an id: use lower-case letters, digits and hyphens, as in 'ch01'."
+        )
     for i, question in enumerate(quiz.questions, 1):
         where, options = f"question {i} of quiz {quiz.slug!r}", question.get("options", [])
         says = [str(text).strip() for text in (question.get("ask", ""), *(part for pair in options for part in pair))]
