@@ -58,7 +58,7 @@ def test_links_out_of_the_book_are_whole_and_lead_to_hosts_that_last():
     found = links.outside(HTML)
     lasting = re.compile(
         r"https://(arxiv\.org/abs/\d{4}\.\d{4,5}|github\.com/[\w.-]+/[\w.-]+(/(issues|pull|blob|tree)/\S+)?|"
-        r"colab\.research\.google\.com/github/\S+|lowrank-edu\.github\.io/\S+)"
+        r"colab\.research\.google\.com/github/\S+|lowrank-edu\.github\.io/\S+|nbgrader\.readthedocs\.io)"
     )
     assert [link for link in found if not lasting.fullmatch(link)] == []
     assert any("arxiv.org" in link for link in found) and url in found
