@@ -10,8 +10,9 @@ import copy
 import torch
 from torch import nn
 
+from .quant import all_finite
 from .quantized import Quantized
-from .updates import Whole, gathered, store_like, weight_of, widened
+from .updates import Whole, gathered, store_like, weight_of
 
 KEPT_ON = "cpu"
 """Where the own weights of a merged layer wait: the device has no room to spare for them."""
@@ -149,7 +150,7 @@ class AdaptedLayer(Holder):
             dtype = weight_of(self.base).dtype if old is None else old.dtype
             new["bias"] = (sum(shifts) if old is None else old + sum(shifts)).to(dtype)
         for key, value in new.items():
-            if not torch.isfinite(value.sum(dtype=widened(value[:0]).dtype)) and not torch.isfinite(value).all():
+            if not all_finite(value):
                 bad = "NaN" if torch.isnan(value).any() else "Inf"
                 raise ValueError(
                     f"{key} would hold {bad} in {str(value.dtype).removeprefix('torch.')} after merging "

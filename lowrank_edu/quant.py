@@ -231,6 +231,13 @@ def dequantize_nf4(q):
     return dequantize(q)
 
 
+def all_finite(tensor):
+    """Whether no entry is NaN or Inf. Neither ever leaves a sum again, and one sum is quicker than asking each entry;
+    but finite entries may add up to Inf, so then each is asked."""
+    total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return bool(torch.isfinite(total) or torch.isfinite(tensor).all())
+
+
 def _check_values(tensor, kind):
     if not tensor.is_floating_point():
         raise ValueError(
@@ -240,10 +247,9 @@ def _check_values(tensor, kind):
         raise ValueError(f"a tensor of shape {tuple(tensor.shape)} is empty: there is nothing to quantise.")
     if tensor.is_meta:  # shapes alone, for counting
         return
-    if torch.isfinite(tensor.float().sum()):  # NaN and Inf never leave a sum again
-        return
-    finite = torch.isfinite(tensor.float())  # but finite values may add up to Inf
-    if not finite.all():
+    values = tensor.float()
+    if not all_finite(values):
+        finite = torch.isfinite(values)
         where = tuple(int(i) for i in (~finite).nonzero()[0])
         raise ValueError(
             f"{int((~finite).sum())} of {tensor.numel()} values are NaN or Inf in float32, the first at {where}: "

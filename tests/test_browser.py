@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from browser import open_browser, served, settle, watched
+from browser import served, settle, watched
 
 from lowrank_edu import methods
 
@@ -25,19 +25,6 @@ CHECKS = Path(__file__).with_name("page_checks.js").read_text("utf-8")
 def ask(page, check, argument=None):
     """The answer of one function of page_checks.js on this page or element."""
     return page.evaluate(f"argument => (\n{CHECKS}\n).{check}(argument)", argument)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def home():
-    assert (HTML / "index.html").exists(), "the book is not rendered: run `make book` first"
-    with served(HTML) as address:
-        yield address
 
 
 def figures_that_stay(page) -> list[str]:

@@ -252,12 +252,6 @@ def test_the_formulas_agree_with_a_plan_of_the_whole_model(results, change):
 
 
 # ---- the figures
-@pytest.fixture(scope="module")
-def browser():
-    with figure_page.open_browser() as opened:
-        yield opened
-
-
 def test_the_page_adds_up_to_the_same(results, browser):
     page = figure_page.show(browser, figures.memory_planner(results).html)
     for change in STATES:

@@ -20,7 +20,7 @@ import numpy as np
 import offline
 import pytest
 import slides
-from browser import open_browser, settle, watched
+from browser import settle, watched
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
@@ -157,12 +157,6 @@ def test_a_cell_taken_apart_can_be_put_together_again():
 
 
 # ---- cards and slides
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as found:
-        yield found
 
 
 def test_every_prediction_of_a_box_is_on_a_card():

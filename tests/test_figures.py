@@ -222,12 +222,6 @@ def test_a_photo_is_compared_by_its_text_only():
 # ---- in a browser ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with figure_page.open_browser() as found:
-        yield found
-
-
 def state_of(shown):
     return json.loads(shown.locator("[data-el=n]").first.text_content())
 

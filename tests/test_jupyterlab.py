@@ -2,7 +2,6 @@
 
 import nbformat
 import pytest
-from browser import open_browser
 from lab import opened, output, run_all, run_cell, running_lab
 
 from lowrank_edu.figures.trials import TRIALS
@@ -31,12 +30,6 @@ def lab(tmp_path_factory):
             kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
             nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c.strip()) for c in cells], metadata=kernel)
             nbformat.write(nb, folder / "work" / name)
-        yield found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as found:
         yield found
 
 

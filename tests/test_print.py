@@ -6,7 +6,7 @@ import sys
 
 import nbformat
 import pytest
-from browser import open_browser, served, settle, watched
+from browser import settle, watched
 from pypdf import PdfReader
 from test_browser import CHAPTERS, HTML
 
@@ -27,18 +27,6 @@ FAULTS = """() => {
       found.push(`no picture: ${el.id}`);
   return found;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def home():
-    with served(HTML) as address:
-        yield address
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser import open_browser, watched
+from browser import watched
 
 from lowrank_edu import figures, shipped
 from lowrank_edu.figures.quizzes import Quiz
@@ -91,11 +91,11 @@ def test_the_arithmetic_of_right_options(place):
     assert question["options"][question["right"]][0] == ARITHMETIC[place]
 
 
-def test_the_keyboard_is_enough_and_every_answer_is_told(tmp_path):
+def test_the_keyboard_is_enough_and_every_answer_is_told(browser, tmp_path):
     made = Quiz("two", [*GOOD, {"ask": "<b>?", "right": 0, "options": [["a & b", "Right."], ["c", "No."]]}])
     (tmp_path / "page.html").write_text(f"<!doctype html><title>quiz</title><main>{made.html}</main>", "utf-8")
     home = tmp_path.as_uri() + "/"
-    with open_browser() as browser, watched(browser, home) as (page, watch):
+    with watched(browser, home) as (page, watch):
         page.goto(home + "page.html")
         told, score = page.locator(".lo-quiz-told:visible"), page.locator(".lo-quiz-score")
         assert told.count() == 0 and not score.is_visible(), "no answer shows before a choice"

@@ -26,7 +26,7 @@ import nbformat
 import numpy as np
 from make_book import ROOT
 from myst import blocks, plain
-from notebooks import CHAPTERS, NOTEBOOK_METADATA, dumps
+from notebooks import NOTEBOOK_METADATA, chapters, dumps
 
 from lowrank_edu import exercises
 from lowrank_edu.checks.comparing import close
@@ -184,10 +184,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     configure(options.out)
     rng = np.random.default_rng(secrets.randbits(64) if options.seed is None else options.seed)
-    for path in sorted(CHAPTERS.glob("*.ipynb")):
+    for path in chapters(options.words):
         name = path.name[:4]
-        if options.words and name not in options.words:
-            continue
         shutil.rmtree(options.out / "source" / name, ignore_errors=True)
         if write(path, options.out, rng) is None:
             print(f"{name}: nothing that numbers alone can mark")

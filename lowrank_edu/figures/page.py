@@ -27,6 +27,7 @@ __all__ = [
     "Select",
     "Slider",
     "Toggle",
+    "check_slug",
     "key",
     "meter",
     "pack",
@@ -214,12 +215,17 @@ def _page(f):
     )
 
 
-def _check(f):
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", f.slug):
+def check_slug(slug):
+    """ValueError for a slug that cannot be part of an id."""
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", slug):
         raise ValueError(
-            f"slug {f.slug!r} cannot be part of an id: use lower-case letters, digits and hyphens, such as "
+            f"slug {slug!r} cannot be part of an id: use lower-case letters, digits and hyphens, such as "
             f"'rank-picture'."
         )
+
+
+def _check(f):
+    check_slug(f.slug)
     for name in ("title", "alt", "caption", "stage"):
         if not getattr(f, name).strip():
             raise ValueError(

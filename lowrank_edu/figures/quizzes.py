@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 from .. import shipped
-from .page import script
+from .page import check_slug, script
 
 TITLE = "{} questions on this chapter"
 COUNT = {3: "Three", 4: "Four", 5: "Five", 6: "Six"}
@@ -49,10 +49,7 @@ def quiz(chapter):
 
 
 def _check(quiz):
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", quiz.slug):
-        raise ValueError(
-            f"slug {quiz.slug!r} cannot be part of an id: use lower-case letters, digits and hyphens, as in 'ch01'."
-        )
+    check_slug(quiz.slug)
     for i, question in enumerate(quiz.questions, 1):
         where, options = f"question {i} of quiz {quiz.slug!r}", question.get("options", [])
         says = [str(text).strip() for text in (question.get("ask", ""), *(part for pair in options for part in pair))]
