@@ -6,13 +6,15 @@
   if (by === "trained") order.sort((i, j) => (rows[i].trained ?? Infinity) - (rows[j].trained ?? Infinity) || i - j);
   else if (by !== "table") order.sort((i, j) => text(rows[i][by].toLowerCase(), rows[j][by].toLowerCase()) || i - j);
   const kept = order.filter(i => state.keep === "all" || rows[i][state.keep]);
-  const cards = $("cards"), found = i => cards.querySelector(`[data-row="${i}"]`);
-  order.forEach(i => {
-    const card = found(i);
-    card.hidden = !kept.includes(i);
-    card.querySelector(".by").textContent = asked ? `${by}: ${rows[i][by]}` : "";
-    cards.append(card);
+  const box = $("cards"), cards = data.cards ||= rows.map((_, i) => box.querySelector(`[data-row="${i}"]`));
+  const label = i => asked ? `${by}: ${rows[i][by]}` : "";
+  cards.forEach((card, i) => {
+    const hidden = !kept.includes(i), place = card.querySelector(".by");
+    if (card.hidden !== hidden) card.hidden = hidden;
+    if (place.textContent !== label(i)) place.textContent = label(i);
   });
+  if (String(data.order) !== String(order)) box.append(...order.map(i => cards[i]));  // moving them costs a layout of all
+  data.order = order;
   $.all("[data-dot]").forEach(dot => dot.setAttribute("fill-opacity", kept.includes(+dot.dataset.dot) ? ".7" : ".12"));
   const counts = kept.map(i => rows[i].trained).filter(n => n !== null);
   $.text("shown", kept.length);

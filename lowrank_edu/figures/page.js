@@ -13,22 +13,27 @@
   $.sig = (x, digits = 3) => x === 0 ? "0" : Math.abs(x) >= 1e-3 && Math.abs(x) < 1e6 ? (+x.toPrecision(digits)).toLocaleString("en", {maximumSignificantDigits: digits}) : $.sci(x, digits);
   $.sci = (x, digits = 2) => { if (x === 0) return "0"; const [m, e] = x.toExponential(digits - 1).split("e"); return `${m} × 10${sup(+e)}`; };
   $.bytes = n => { let i = 0; while (n >= 1000 && i < 5) { n /= 1000; i++; } return `${i ? n.toPrecision(3) : n} ${["B", "kB", "MB", "GB", "TB", "PB"][i]}`; };
-  // ---- reading and writing the picture
+  // ---- reading and writing the picture; what stays as it is costs no layout
   $.fig = fig; $.all = all;
-  $.text = (name, value) => { $(name).textContent = value; };
-  $.html = (name, markup) => { $(name).innerHTML = markup; };
-  $.attr = (name, attributes) => { const el = $(name); for (const k in attributes) el.setAttribute(k, attributes[k]); };
+  const put = (el, text) => { if (el.textContent !== text) el.textContent = text; };
+  const written = new WeakMap();
+  $.text = (name, value) => put($(name), String(value));
+  $.html = (name, markup) => { const el = $(name); if (written.get(el) !== markup) { el.innerHTML = markup; written.set(el, markup); } };
+  $.attr = (name, attributes) => { const el = $(name); for (const k in attributes) if (el.getAttribute(k) !== String(attributes[k])) el.setAttribute(k, attributes[k]); };
   $.meter = (name, share) => $.attr(name, {style: `width:${Math.min(100, 100 * share).toFixed(1)}%;background:var(--${share > 1 ? "b" : "a"})`});
   $.path = points => points.map(([x, y], i) => (i ? "L" : "M") + x.toFixed(1) + " " + y.toFixed(1)).join("");
   $.color = name => getComputedStyle(fig).getPropertyValue("--" + name).trim();
   $.rgb = name => { const n = parseInt($.color(name).slice(1), 16); return [n >> 16, n >> 8 & 255, n & 255]; };
   $.heat = (name, values, rows, cols, {lo = 0, hi = 1, map = "gray"} = {}) => {  // gray: picture · amount: 0 … a · signed: a … 0 … b
-    const canvas = $(name), img = new ImageData(cols, rows), [a, b] = [$.rgb("a"), $.rgb("b")];
-    canvas.width = cols; canvas.height = rows;
+    const canvas = $(name), img = new ImageData(cols, rows), to = img.data, [a, b] = [$.rgb("a"), $.rgb("b")];
+    if (canvas.width !== cols) canvas.width = cols;
+    if (canvas.height !== rows) canvas.height = rows;
+    const gray = map === "gray", signed = map === "signed", from = signed ? 0 : lo;
     for (let i = 0; i < rows * cols; i++) {
-      const v = map === "signed" ? values[i] / hi : (values[i] - lo) / (hi - lo), level = Math.max(-1, Math.min(1, v));
-      const [r, g, bl] = map === "gray" ? Array(3).fill(255 * Math.max(0, level)) : map === "signed" && level > 0 ? b : a;
-      img.data.set([r, g, bl, map === "gray" ? 255 : 255 * Math.abs(map === "signed" ? level : Math.max(0, level))], 4 * i);
+      const level = Math.max(signed ? -1 : 0, Math.min(1, (values[i] - from) / (hi - from)));
+      const rgb = signed && level > 0 ? b : a, strength = 255 * Math.abs(level);
+      to[4 * i] = gray ? strength : rgb[0]; to[4 * i + 1] = gray ? strength : rgb[1]; to[4 * i + 2] = gray ? strength : rgb[2];
+      to[4 * i + 3] = gray ? 255 : strength;
     }
     canvas.getContext("2d").putImageData(img, 0, 0);
   };
@@ -47,15 +52,18 @@
   unpack(data);
   // ---- controls -> state -> draw
   const state = {}, inputs = all("[data-control]"), live = find(".lo-live");
+  const shown = new Map(), list = text => text && JSON.parse(text);  // parsed once: a redraw has one frame
+  const lists = new Map(inputs.map(el => [el, {values: list(el.dataset.values), labels: list(el.dataset.labels)}]));
   const read = el => {
     const name = el.dataset.control;
     if (el.type === "radio") { if (el.checked) state[name] = el.value; return; }
     if (el.type === "checkbox") { state[name] = el.checked; return; }
     if (el.type !== "range") { state[name] = el.type === "button" ? +el.value : el.value; return; }
-    const values = el.dataset.values && JSON.parse(el.dataset.values), labels = el.dataset.labels && JSON.parse(el.dataset.labels);
-    const at = Math.round((el.value - el.min) / el.step);
+    const {values, labels} = lists.get(el), at = Math.round((el.value - el.min) / el.step);
     state[name] = values ? values[at] : +el.value;
     const text = (labels ? labels[at] : String(state[name])) + (el.dataset.unit || "");
+    if (shown.get(el) === text) return;
+    shown.set(el, text);
     find(`[data-out="${name}"]`).textContent = text;
     if (values || labels || el.dataset.unit) el.setAttribute("aria-valuetext", text);
   };
@@ -72,7 +80,7 @@
     inputs.filter(el => el.dataset.control === name).forEach(el => {
       if (el.type === "radio") el.checked = el.value === String(value);
       else if (el.type === "checkbox") el.checked = value === true || value === "true";
-      else if (el.type === "range" && el.dataset.values) el.value = JSON.parse(el.dataset.values).findIndex(v => String(v) === String(value));
+      else if (el.type === "range" && el.dataset.values) el.value = lists.get(el).values.findIndex(v => String(v) === String(value));
       else el.value = value;
     });
     redraw(name);
