@@ -22,7 +22,7 @@ NO_LORALIB = NotRun("loralib is not installed")
 
 
 def with_loralib(size, base, q_and_v=False):
-    """GPT-2 with loralib's layers: Linear everywhere, or MergedLinear on q and v. It knows no Conv1D, so W is turned."""
+    """GPT-2 with loralib's Linear everywhere, or its MergedLinear on q and v. It knows no Conv1D, so W is turned."""
     model = copy.deepcopy(base)
     for path, layer in list(model.named_modules()):
         name = path.rpartition(".")[2]

@@ -10,20 +10,26 @@ NOTHING = """Nobody has published a measurement yet. `make benchmark` takes one 
 """
 READING = """## How to read a ratio
 
-A ratio of 0.75 means: the first takes three quarters of the second's time. At 1 they are equally fast; below 1 the first
-is faster.
+A ratio of 0.75 means: the first takes three quarters of the second's time. At 1 they are equally fast; below 1 the
+first is faster.
 
-Machines are restless, so the contenders take turns. A round times each of them once, in an order that rotates, and a
-ratio is taken within a round: a processor that slows down then slows both. The table has the median of the ratios and their
-middle half. A round in which other programs used more than a tenth of a core is dropped and taken again.
+Machines are restless, so the contenders take turns. A round times each of them once, in an order that rotates, and
+a ratio is taken within a round: a processor that slows down then slows both. The table has the median of the ratios
+and their middle half. A round in which other programs used more than a tenth of a core is dropped and taken again.
 
 - **ours** is the package with `fast=True`; **plain** is the path that the book teaches.
 - **bound** is the same model without an adapter. No adapter can be faster and still do its work.
 - An **aim** stands in the code before anything is measured. ✓ is reached, ✗ is missed; no row is left out.
 
-Contenders hold the same factors and are compared before they are timed. A time belongs to its machine; a ratio travels better, but
-another processor can turn it around. No GPU was used.
+Contenders are compared before they are timed. A time belongs to its machine; a ratio travels better, but another
+processor can turn it around. No GPU was used.
 """
+SAME = """With the same factors the contenders compute the same. For training steps their gradients are compared, for
+other rows their outputs: the norm of the difference, over the norm of the first contender's."""
+KEPT = """What a training step keeps for its backward pass, weights left out. It is counted, so it is the same on every
+machine."""
+GROWTH = """The exponent p of value ≈ c · nᵖ, fitted to the larger half of a doubling series. With p = 1 twice the n takes
+twice as much, with p = 2 four times as much, with p = 0 the same."""
 AGAIN = """## Measure it yourself
 
 ```bash
@@ -80,13 +86,13 @@ def answer(report: dict) -> str:
 def machine(report: dict) -> str:
     m = report["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in m["versions"].items())
-    size = "GPT-2 small's shapes with random weights, float32; LoRA r = 8 on all linear layers of its blocks, unless a row "
+    model = "GPT-2 small's shapes, random weights, float32; LoRA r = 8 on all linear layers of its blocks"
     return f"""## On what
 
 - Processor: {m["processor"]}, {m["cores"]} cores, {m["threads"]} threads
 - Products of frozen weights in the fast path: {m["products"]}
 - Versions: Python {m["python"]}, {versions}
-- Model: {size}says otherwise
+- Model, unless a row says otherwise: {model}
 - Measured on {report["date"]}, in {report["seconds"] / 60:.0f} minutes"""
 
 
@@ -105,14 +111,22 @@ def rows(report: dict) -> str:
         rounds = f"{row['rounds']}, {row['dropped']} dropped" + ("" if row["quiet"] else "; **the machine was busy**")
         spent = ", ".join(f"{name} {value:,.1f}" for name, value in row["milliseconds"].items())
         times.append([row["row"], spent, rounds])
-    facts = [f"- *{row['row']}*: " + "; ".join(filter(None, [row["note"].rstrip("."), *(
-        f"{what} {value:,.4g}" if isinstance(value, float) else f"{what} {value:,}" for what, value in
-        row["facts"].items())])) + "." for row in report["rows"].values() if row.get("note") or row.get("facts")]  # fmt: skip
     return "\n\n".join([
         "## Ratios", table(("work", "compared", "median", "middle half", "aim"), shown),
-        "What belongs to these rows:", "\n".join(facts),
+        "What belongs to these rows:", notes(report),
         "## Times", table(("work", "milliseconds, median", "rounds"), times),
     ])  # fmt: skip
+
+
+def notes(report: dict) -> str:
+    """A line for each row that has something to say."""
+    lines = []
+    for row in report["rows"].values():
+        facts = [f"{what} {value:,.4g}" if isinstance(value, float) else f"{what} {value:,}"
+                 for what, value in row.get("facts", {}).items()]  # fmt: skip
+        said = "; ".join([*filter(None, [row.get("note", "").rstrip(".")]), *facts])
+        lines += [f"- *{row['row']}*: {said}."] if said else []
+    return "\n".join(lines)
 
 
 def missed(report: dict) -> str:
@@ -127,9 +141,7 @@ def agreement(report: dict) -> str:
     lines = [[row["row"], ", ".join(f"{name} {value:.1e}" if value else f"{name} equal in every bit"
                                     for name, value in row["apart"].items())]
              for row in report["rows"].values() if row.get("apart")]  # fmt: skip
-    told = ("With the same factors the contenders compute the same. For training steps the gradients are compared, for the "
-            "other rows the outputs: the norm of the difference over the norm of the first contender's.")  # fmt: skip
-    return f"## The same results\n\n{told}\n\n{table(('work', 'distance'), lines)}" if lines else ""
+    return f"## The same results\n\n{SAME}\n\n{table(('work', 'distance'), lines)}" if lines else ""
 
 
 def kept(b: dict | None) -> str:
@@ -138,8 +150,7 @@ def kept(b: dict | None) -> str:
     lines = [[name, f"{value:,}", f"{value / 2**20:.1f}"] for name, value in b["bytes"].items()]
     pairs = ("ours / PEFT", "target"), ("ours / bound, fast", "target of the bound")
     said = [f"{of} is {b[of]:.4f}, the aim is ≤ {b[aim]} {'✓' if b[of] <= b[aim] else '✗'}" for of, aim in pairs]
-    return (f"## Bytes, exact\n\nWhat a step of training keeps for its backward pass, weights left out. It is counted, so it is "
-            f"the same on every machine.\n\n{table(('model', 'bytes', 'MiB'), lines)}\n\n" + "; ".join(said) + ".")  # fmt: skip
+    return f"## Bytes, exact\n\n{KEPT}\n\n{table(('model', 'bytes', 'MiB'), lines)}\n\n{'; '.join(said)}."
 
 
 def growth(series) -> str:
@@ -148,9 +159,7 @@ def growth(series) -> str:
     lines = [[row["of"], ", ".join(map(str, row["n"])),
               ", ".join(f"{k.split(',')[0]} {v:.2f}" for k, v in row.items() if k.endswith("exponent")), row["theory"]]
              for row in series]  # fmt: skip
-    told = ("The exponent p of value ≈ c · nᵖ, fitted to the larger half of a doubling series: 1 doubles with n, 2 makes four "
-            "times as much, 0 stays.")  # fmt: skip
-    return f"## Growth\n\n{told}\n\n{table(('n is', 'its values', 'fitted p', 'theory'), lines)}"
+    return f"## Growth\n\n{GROWTH}\n\n{table(('n is', 'its values', 'fitted p', 'theory'), lines)}"
 
 
 def methods(found) -> str:

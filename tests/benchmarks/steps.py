@@ -86,7 +86,8 @@ def step_of_q_and_v(size: Size):
     peers.equalled(*(model for model, _ in contenders.values()))
     same = {name: lambda it=it: peers.gradients(*it, ids) for name, it in contenders.items()}
     works = {"loralib": peers.NO_LORALIB} | {name: models.stepper(*it, ids) for name, it in contenders.items()}
-    ratios = [("ours / loralib", "ours", "loralib", None), ("plain / loralib", "ours, plain", "loralib", None)]
+    ratios = [("ours / loralib", "ours", "loralib", None), ("plain / loralib", "ours, plain", "loralib", None),
+              ("ours / plain", "ours", "ours, plain", None)]  # fmt: skip
     note = "MergedLinear builds ΔW in every forward pass. PEFT has no adapter of this form."
     return Row("training step, q and v only", works, ratios, note, same)
 

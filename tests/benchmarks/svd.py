@@ -41,7 +41,7 @@ def randomised_svd(size: Size, side=None, target=0.008, rounds=3):
         f"residual of {name} / best possible": float(np.linalg.norm(W - lo.factor.reconstruct(*work()))) / best
         for name, work in works.items() if name != "numpy" and callable(work) and best
     }  # fmt: skip
-    note = "scikit-learn does without QR between so few iterations unless told otherwise; with QR it does what ours does."
+    note = "between so few iterations scikit-learn leaves QR out; told to use it, it does what ours does"
     why = "against all of a small matrix's singular vectors little can be left out."
     return Row(f"randomised SVD, r=32, {side}²", works, ratios, note, facts=facts, why=why, rounds=rounds)
 

@@ -41,8 +41,8 @@ def built(folder: Path) -> float:
     began = time.perf_counter()
     code, text = render(folder, folder)
     if code:
-        said = [line for line in text.splitlines() if re.search("WARNING|ERROR|Error", line)] or text.splitlines()[-1:]
-        raise RuntimeError(f"the book does not build: {said[0] if said else code}")
+        said = [line for line in text.splitlines() if re.search(r"(WARNING|ERROR|Error): ", line)]
+        raise RuntimeError(f"the book does not build: {said[0] if said else f"exit code {code}"}")
     return time.perf_counter() - began
 
 
