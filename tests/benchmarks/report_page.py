@@ -28,8 +28,8 @@ SAME = """With the same factors the contenders compute the same. For training st
 other rows their outputs: the norm of the difference, over the norm of the first contender's."""
 KEPT = """What a training step keeps for its backward pass, weights left out. It is counted, so it is the same on every
 machine."""
-GROWTH = """The exponent p of value ≈ c · nᵖ, fitted to the larger half of a doubling series. With p = 1 twice the n takes
-twice as much, with p = 2 four times as much, with p = 0 the same."""
+GROWTH = """The exponent p of value ≈ c · nᵖ, fitted to the larger half of a doubling series. With p = 1 twice the n
+takes twice as much, with p = 2 four times as much, with p = 0 the same."""
 AGAIN = """## Measure it yourself
 
 ```bash

@@ -42,7 +42,7 @@ def built(folder: Path) -> float:
     code, text = render(folder, folder)
     if code:
         said = [line for line in text.splitlines() if re.search(r"(WARNING|ERROR|Error): ", line)]
-        raise RuntimeError(f"the book does not build: {said[0] if said else f"exit code {code}"}")
+        raise RuntimeError(f"the book does not build: {(said or [f'exit code {code}'])[0]}")
     return time.perf_counter() - began
 
 
