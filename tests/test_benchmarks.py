@@ -198,7 +198,7 @@ def test_a_row_that_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch, ca
     assert "| broken | failed: FileNotFoundError" in page and "somebody" not in page + json.dumps(data)
     assert "| not run: no C++ compiler |" in page and "| ≤ 1e+09 ✓ |" in page
     assert "Of 1 aims, 1 are reached" in page
-    assert "broken, 0 s: failed" in capsys.readouterr().err
+    assert "s: failed: FileNotFoundError" in capsys.readouterr().err
 
 
 def test_a_stop_loses_nothing_and_resume_takes_what_is_missing_or_failed(tmp_path, monkeypatch):
@@ -289,10 +289,15 @@ def test_publishing_writes_data_and_page_and_a_trial_is_refused(report, tmp_path
 
 
 def test_a_missed_aim_is_told_with_what_stands_in_its_way():
-    row = {"row": "work", "why": "the law of nature.", "ratios": [
+    row = {"row": "work", "why": {"a / b": "the law of nature."}, "ratios": [
         {"of": "a / b", "low": 1, "median": 2, "high": 3, "target": 1.5},
         {"of": "a / c", "low": 1, "median": 1, "high": 3, "target": 1.5}]}  # fmt: skip
-    told = report_page.missed({"rows": {"w": row}})
+    report = {"rows": {"w": row}, "machine": {"products": "oneDNN"}}
+    told = report_page.missed(report)
     assert "*work*, a / b: 2, the aim was 1.5. What is left: the law of nature." in told and "a / c" not in told
+    assert report_page.SHARED not in told
+    assert report_page.SHARED in report_page.missed({**report, "machine": {"products": "torch's own"}})
+    row["why"] = {}
+    assert "What is left: not known yet." in report_page.missed(report)
     row["ratios"] = row["ratios"][1:]
-    assert "None, on this processor." in report_page.missed({"rows": {"w": row}})
+    assert "None, on this processor." in report_page.missed(report)

@@ -22,7 +22,8 @@ class Row:
 
     same     {name: a function that returns a tensor}: what contenders with equal factors must agree on
     facts    {what: number}, exact or nearly so, told beside the times
-    note     a sentence for the page;  why  what keeps the row above its target, told only if it is
+    note     a sentence for the page
+    why      {label of a ratio: what keeps it above its target}, told only if it is above
     rounds   its own number of rounds, 3 at the least, where one round is long
     """
 
@@ -32,7 +33,7 @@ class Row:
     note: str = ""
     same: dict = field(default_factory=dict)
     facts: dict = field(default_factory=dict)
-    why: str = ""
+    why: dict = field(default_factory=dict)
     rounds: int | None = None
 
     def __post_init__(self):

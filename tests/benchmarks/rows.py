@@ -51,7 +51,7 @@ def merging(size: Size):
     if third:
         same["loralib"] = lambda: merged(third, lambda m: m.eval(), lambda m: m.train())
     note = "ours keeps what it replaces and gives it back bit for bit; PEFT and loralib subtract."
-    why = "the memory that it moves: one copy of the weights stands beside it."
+    why = {"ours / PEFT": "the memory that it moves: one copy of the weights is timed beside it."}
     return Row("merge and unmerge, all linear layers", works, ratios, note, same, why=why)
 
 
@@ -92,7 +92,7 @@ def routing(size: Size, length=None, target=1.05):
     works = {"ours": read, "PEFT": reader(other, ids, adapter_names=names), "base": reader(base, ids)}
     same = {name: lambda work=works[name]: work().logits for name in ("PEFT", "ours")}
     ratios = [("ours / base", "ours", "base", target), ("PEFT / base", "PEFT", "base", None)]
-    why = "two batched products for all adapters, which the base model does not have."
+    why = {"ours / base": "two batched products in each layer for all adapters; the base model has none."}
     return Row(f"8 rows, 8 adapters, length {ids.shape[1]}", works, ratios, "", same, why=why)
 
 
@@ -137,7 +137,7 @@ def latency(size: Size, one_token=False):
     ratios = [("ours / merged", "ours", "merged", target), ("PEFT / merged", "PEFT", "merged", None),
               ("Houlsby / merged", "Houlsby", "merged", None)]  # fmt: skip
     note = f"Houlsby: two adapter layers of width {size.bottleneck} in each block, which nothing can merge."
-    why = "four layers of each block have two thin products more; merging takes them away."
+    why = {"ours / merged": "two thin products more in each of four layers of a block; merging takes them away."}
     return Row(f"latency unmerged, {what}", works, ratios, note, same, facts, why)
 
 
@@ -170,7 +170,7 @@ def nf4_quantise(size: Size):
     ratios = [("ours / bitsandbytes", "ours", "bitsandbytes", 0.30),
               ("ours, compiled / bitsandbytes", "ours, compiled", "bitsandbytes", None)]  # fmt: skip
     note = "compiling takes about half a minute and is not counted; the package does not compile."
-    why = "fifteen comparisons read each value again; compiled code reads it once."
+    why = {"ours / bitsandbytes": "fifteen comparisons read each value again; bitsandbytes reads it once."}
     return Row(f"NF4 quantise {size.square}²", works, ratios, note, same, why=why)
 
 
