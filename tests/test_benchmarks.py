@@ -286,6 +286,9 @@ def test_publishing_writes_data_and_page_and_a_trial_is_refused(report, tmp_path
     with pytest.raises(SystemExit):
         benchmark.main(["--smoke", "--publish"])
     assert "Leave one of them out" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        benchmark.main(["--only", "merging", "--publish"])
+    assert "a page has all rows" in capsys.readouterr().err
 
 
 def test_a_missed_aim_is_told_with_what_stands_in_its_way():
