@@ -147,10 +147,10 @@ class LowRank(Update):
 
     def factors(self):
         """(A, B) as plain matrices (r, d_in), (d_out, r) with core and gain folded into B."""
-        B = self.left()
-        if self.core is not None:
-            B = B @ self.core if self.core.dim() == 2 else B * self.core
-        return self.right(), B if self.gain is None else self.gain[:, None] * B
+        B, core, gain = self.left(), self.core, self.gain
+        if core is not None:
+            B = B @ core if core.dim() == 2 else B * core
+        return self.right(), B if gain is None else gain[:, None] * B
 
     @property
     def gathers(self):

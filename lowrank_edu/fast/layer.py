@@ -15,12 +15,12 @@ class FastLayer(AdaptedLayer):
 
     def forward(self, x, *args, **kwargs):
         updates, base = self.acting_updates(), self.base
-        if args or kwargs or not full_precision(x) or why_plain(self, updates, base) or x.dtype != base.weight.dtype:
+        if args or kwargs or not full_precision(x) or why_plain(self, updates, base):
             return super().forward(x, *args, **kwargs)
-        rows = x.reshape(-1, x.shape[-1])  # (n, d_in)
         factors = *together(updates), weight_of(base), base.bias
-        if factors[0].dtype != x.dtype:
+        if not x.dtype == factors[0].dtype == factors[3].dtype:
             return super().forward(x)
+        rows = x.reshape(-1, x.shape[-1])  # (n, d_in)
         if torch.is_grad_enabled():
             remake, source = source_of(x) or (_as_it_is, rows)
             y = AdaptedProduct.apply(rows, *factors, source, remake)
@@ -75,7 +75,7 @@ def why_plain(layer, updates=None, base=None):
         return "the base is quantised"
     if type(base) is not nn.Linear and type(base).__name__ != "Conv1D":
         return f"a {type(base).__name__} is not known here"
-    if base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
+    if any(p is not None and p.requires_grad for p in base._parameters.values()):
         return "the base is trained"
     if base._forward_hooks or base._forward_pre_hooks:
         return "a hook listens at the base"
