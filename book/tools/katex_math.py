@@ -52,6 +52,11 @@ def rows(tex: str) -> str:
     return parts[0] if len(parts) == 1 else r"\begin{aligned}" + r" \\ ".join(parts) + r"\end{aligned}"
 
 
+def starred(tex: str) -> str:
+    """An environment that numbers itself, without its number: Sphinx counts."""
+    return NUMBERED.sub(r"\\\1{\2*}", tex)
+
+
 # ---- in the book: what Sphinx calls for each formula
 
 
@@ -83,8 +88,8 @@ def visit_block(translator, node):
         translator.body.append(f'<span class="eqno">({get_node_equation_number(translator, node)})')
         translator.add_permalink_ref(node, "Link to this equation")
         translator.body.append("</span>")
-    whole = node["nowrap"] or "amsmath" in node["classes"]  # it is an environment of its own; Sphinx counts it
-    tex = NUMBERED.sub(r"\\\1{\2*}", node.astext()) if whole else rows(node.astext())
+    whole = node["nowrap"] or "amsmath" in node["classes"]  # it is an environment of its own
+    tex = starred(node.astext()) if whole else rows(node.astext())
     translator.body += [_made(translator, node, tex, True), "</div>\n"]
     raise SkipNode
 
@@ -123,6 +128,6 @@ def markdown(text: str) -> str:
             return typeset(rows(body), display=True)
 
         def latex_environment(self, name, body):
-            return typeset(NUMBERED.sub(r"\\\1{\2*}", rf"\begin{{{name}}}{body}\end{{{name}}}"), display=True)
+            return typeset(starred(rf"\begin{{{name}}}{body}\end{{{name}}}"), display=True)
 
     return MarkdownWithMath(renderer=Typeset(escape=False, exclude_anchor_links=True)).render(text)

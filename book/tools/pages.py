@@ -27,7 +27,11 @@ CHANGES = [
     (r' role="doc-biblioentry"', ""),
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
     (r'(<img src="[^"]*logo\.svg") class', r'\1 width="110" height="110" class'),
+    # the first picture: its place is kept, and it is fetched before the scripts
+    (r'(<img [^>]*class="landing")(?= src)', r'\1 width="1008" height="385" fetchpriority="high"'),
 ]  # fmt: skip
+# Search shows the words around what it finds: of a formula those of MathML, once
+EXCERPTS = ('[".headerlink", "script", "style"]', '[".headerlink", "script", "style", ".katex-html", "annotation"]')
 # 20 kB of a stylesheet that describe FontAwesome's glyphs, and its fonts
 GLYPHS = [
     r"@font-face\{[^}]*Font ?Awesome[^}]*\}",
@@ -50,6 +54,14 @@ def address(app) -> str:
     return app.config.html_baseurl or (f"https://{found[1]}.github.io/{found[2]}/" if found else "")
 
 
+# Pages that Sphinx makes by itself
+LISTS = {
+    "genindex": "Every function, class, method and term of the book and its package, from A to Z.",
+    "py-modindex": "The modules of the package lowrank_edu, and where each of them is described.",
+    "search": "Search every page of the book: chapters, glossary, questions that people ask, and the package.",
+}
+
+
 def described(doctree) -> str:
     """The answer or first paragraph of a page, as one plain line."""
     from docutils import nodes
@@ -63,7 +75,7 @@ def described(doctree) -> str:
 
 def add_metadata(app, page, template, context, doctree):
     """Description and social card of a page."""
-    text = described(doctree)
+    text = described(doctree) or LISTS.get(page, "")
     home, title = address(app), re.sub(r"<[^>]+>", "", context.get("title", ""))
     if not text or not home:
         return
@@ -100,6 +112,7 @@ def finish(app, exception):
         if "_static" not in path.parts:
             rewrite(path, lambda html: polished(html, options))
     rewrite(out / "_static" / "styles" / "pydata-sphinx-theme.css", lambda css: re.sub("|".join(GLYPHS), "", css))
+    rewrite(out / "_static" / "searchtools.js", lambda script: script.replace(*EXCERPTS))
     home, pages = address(app), told(out, app.env.found_docs)
     urls = "".join(f"<url><loc>{escape(home)}{page}.html</loc></url>\n" for page in sorted(pages))
     site = "http://www.sitemaps.org/schemas/sitemap/0.9"
