@@ -137,9 +137,9 @@ experiments: setup  ## run the long comparisons again and write their results (a
 	$(call say,running the experiments of book/experiments)
 	$(PY) book/tools/experiments.py $(only)
 
-benchmark: setup  ## time the package beside PEFT and bitsandbytes, on a quiet machine (half an hour; nothing is asserted)
+benchmark: setup  ## time the package beside its peers, and the book, on a quiet machine (half an hour; resume=1 goes on, publish=1 writes the page)
 	$(call say,timing the package beside its peers; the table goes to build/benchmark.md)
-	$(PY) tests/benchmarks/benchmark.py
+	$(PY) -W ignore tests/benchmarks/benchmark.py $(if $(resume),--resume) $(if $(publish),--publish)
 
 pretrain: setup  ## pretrain the tiny model again from nothing (an hour or two; continues where it was stopped)
 	$(call say,pretraining the tiny model; stop it when you like and run the same command to continue)

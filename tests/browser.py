@@ -162,17 +162,9 @@ def watched(browser: Browser, home: str, **options) -> Iterator[tuple[Page, Watc
 
 
 def settle(page: Page) -> None:
-    """Wait until scripts have run and mathematics is typeset."""
+    """Wait until scripts have run and fonts are there."""
     page.wait_for_load_state("load")
-    page.evaluate(
-        """async () => {
-            const math = document.querySelector('script[src*="mathjax"]');
-            for (let i = 0; math && !window.MathJax?.startup?.promise && i < 200; i++)
-                await new Promise(go => setTimeout(go, 25));
-            await window.MathJax?.startup?.promise;
-            await document.fonts.ready;
-        }"""
-    )
+    page.evaluate("document.fonts.ready.then(() => null)")
 
 
 if __name__ == "__main__":

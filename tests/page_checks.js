@@ -8,12 +8,17 @@
     return copy.innerHTML + pixels.join("");
   },
 
-  // Formulas that MathJax has not typeset, or could not.
+  // Formulas that are not typeset, or could not be: they, and TeX between the words.
   untypeset() {
-    const done = "mjx-container svg, mjx-container mjx-math";
-    return [...document.querySelectorAll(".math, mjx-merror")]
-      .filter(el => el.tagName === "MJX-MERROR" || !el.querySelector(done))
-      .map(el => el.textContent.slice(0, 60));
+    const found = [...document.querySelectorAll(".math, .katex-error")]
+      .filter(el => !el.querySelector(".katex-html") || !el.querySelector(".katex-mathml math"));
+    const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+      const el = walk.currentNode.parentElement;
+      if (/\$\$|\\[([]|\\[a-z]+\{/.test(walk.currentNode.data) && !el.closest("code, pre, script, style, .math, .katex"))
+        found.push(el);
+    }
+    return found.map(el => el.textContent.slice(0, 60));
   },
 
   // Elements that make the page scroll sideways.
@@ -54,7 +59,7 @@
       const walk = document.createTreeWalker(box, NodeFilter.SHOW_TEXT);
       while (walk.nextNode()) {
         const el = walk.currentNode.parentElement, text = walk.currentNode.textContent.trim();
-        const unseen = "style, script, noscript, option, .lo-live, :disabled, mjx-assistive-mml";
+        const unseen = "style, script, noscript, option, .lo-live, :disabled, .katex-mathml";
         if (!text || el.closest(unseen) || !el.getClientRects().length) continue;
         const style = getComputedStyle(el);
         if (style.visibility === "hidden" || style.opacity < 0.3) continue;

@@ -10,9 +10,19 @@ import pytest
 HOME = Path(__file__).parent / "benchmarks"
 sys.path.append(str(HOME))
 
+import benchmark  # noqa: E402
 import growth  # noqa: E402
+import models  # noqa: E402
+import peers  # noqa: E402
+import report_page  # noqa: E402
+import row as kinds  # noqa: E402
 import rows  # noqa: E402
+import svd  # noqa: E402
 import timing  # noqa: E402
+import torch  # noqa: E402
+
+import lowrank_edu as lo  # noqa: E402
+from lowrank_edu import shipped  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +37,47 @@ def report(tmp_path_factory):
 
 def test_every_row_has_its_times_its_ratios_and_says_if_the_machine_was_quiet(report):
     data, page = report
-    assert len(data["rows"]) == len(rows.ROWS) - 1  # compiling is for the full size
-    for row in data["rows"]:
+    assert list(data["rows"]) == [make.__name__ for make in rows.ROWS]
+    for row in data["rows"].values():
         assert row["row"] in page and row["rounds"] == 1 and isinstance(row["quiet"], bool)
         assert all(value > 0 for value in row["milliseconds"].values())
         assert all(0 < r["low"] <= r["median"] <= r["high"] for r in row["ratios"]) and row["ratios"]
     assert data["machine"]["versions"]["torch"] in page and data["machine"]["processor"] in page
+
+
+def test_contenders_of_a_row_compute_the_same(report):
+    apart = {name: row["apart"] for name, row in report[0]["rows"].items() if row["apart"]}
+    assert {"step_of_the_layer", "step_whole", "step_of_one_row", "step_of_q_and_v", "step_beside_compiled", "merging",
+            "routing", "routing_short", "latency", "latency_decoding", "nf4_quantise"} <= set(apart)  # fmt: skip
+    for name, distances in apart.items():
+        assert all(value <= 1e-5 for value in distances.values()), name
+    assert {"loralib"} <= set(apart["step_whole"]) & set(apart["merging"]) & set(apart["step_of_q_and_v"])
+    assert apart["nf4_quantise"] == {"ours": 0, "ours, compiled": 0}
+
+
+def test_houlsby_is_timed_beside_lora_and_its_numbers_are_counted(report):
+    for name in ("latency", "latency_decoding"):
+        row = report[0]["rows"][name]
+        assert set(row["milliseconds"]) == {"merged", "ours", "PEFT", "Houlsby"}
+        d, width, layers = 48, 8, 2
+        assert row["facts"]["numbers trained, Houlsby"] == 2 * layers * (2 * d * width + width + d)
+
+
+def test_scikit_learns_svd_is_as_near_to_the_best(report):
+    facts = report[0]["rows"]["randomised_svd"]["facts"]
+    assert len(facts) == 3 and all(0.999 <= value < 1.06 for value in facts.values())
+    ours, _, with_qr = facts.values()
+    assert ours == pytest.approx(with_qr, rel=0.01)
+
+
+def test_the_book_is_timed_chapter_by_chapter(report):
+    data, page = report
+    found = {row["what"]: row for row in data["book"]["rows"]}
+    assert list(found) == ["ch00_toy", "rendering, the chapters' time left out", "the book, from nothing",
+                           "the book, unchanged"]  # fmt: skip
+    assert found["ch00_toy"]["limit"] == 40 and "ch00 toy" in page
+    whole, parts = found["the book, from nothing"]["seconds"], list(found.values())[:2]
+    assert sum(row["seconds"] for row in parts) == pytest.approx(whole) and parts[0]["seconds"] > 0
 
 
 def test_bytes_and_numbers_are_exact_in_any_size(report):
@@ -91,3 +136,171 @@ def test_disturbed_rounds_are_dropped_and_a_busy_machine_is_told(monkeypatch, bu
     assert (found["rounds"], found["dropped"], found["quiet"]) == (rounds, dropped, quiet)
     assert calls[:6] == ["a", "b", "a", "b", "b", "a"]  # warm, then in an order that rotates
     assert len(found["seconds"]["a"]) == rounds
+
+
+# ---- contenders
+def test_factors_are_shared_by_their_places_and_a_wrong_one_shows():
+    size = models.SMOKE
+    base, ids = models.gpt2(size), models.tokens(size)
+    mine, other, third = models.ours(size, base), models.theirs(size, base), peers.with_loralib(size, base)
+    peers.equalled(mine, other, third)
+    assert list(peers.factors(mine)) == list(peers.factors(other)) == list(peers.factors(third))
+    assert len(peers.factors(mine)) == 4 * size.layers
+
+    def distances():
+        same = {"ours": lambda: mine(input_ids=ids).logits, "PEFT": lambda: other(input_ids=ids).logits,
+                "loralib": lambda: third(input_ids=ids).logits}  # fmt: skip
+        return kinds.apart(same)
+
+    assert all(value < 1e-5 for value in distances().values())
+    assert torch.linalg.vector_norm(mine(input_ids=ids).logits - base(input_ids=ids).logits) > 0.01
+    with torch.no_grad():
+        next(iter(peers.factors(third).values()))[1].mul_(2)
+    assert distances()["PEFT"] < 1e-5 < distances()["loralib"]
+
+
+def test_quantising_in_compiled_code_keeps_every_bit_of_hard_blocks():
+    from peer import bitsandbytes
+
+    W = torch.randn(8, 256, generator=torch.Generator().manual_seed(0))
+    W[1], W[2], W[3, :70] = 0, W[2] * 1e-40, 0
+    q = torch.compile(lo.quant.quantize_nf4, backend="eager")(W)
+    packed, state = bitsandbytes.functional.quantize_4bit(W, quant_type="nf4")
+    assert torch.equal(q.packed, packed) and torch.equal(q.absmax, state.absmax)
+
+
+def test_a_difference_of_one_last_bit_is_seen():
+    tiny = torch.tensor([3.0, 1e-40])
+    assert kinds.apart({"a": lambda: tiny, "b": lambda: tiny.clone()}) == {"b": 0}
+    assert kinds.apart({"a": lambda: tiny, "b": lambda: torch.tensor([3.0, 0.0])})["b"] > 0
+    assert kinds.apart({}) == {}
+
+
+# ---- a run that meets trouble
+def asked(tmp_path, *words):
+    benchmark.main(["--smoke", "--out", str(tmp_path), *words])
+    return json.loads((tmp_path / "benchmark.json").read_text()), (tmp_path / "benchmark.md").read_text()
+
+
+def quick(size):
+    return kinds.Row("quick", {"a": lambda: 1, "b": lambda: 2, "c": kinds.NotRun("no C++ compiler")},
+                     [("a / b", "a", "b", 1e9), ("a / c", "a", "c", 0.5)])  # fmt: skip
+
+
+def broken(size):
+    raise FileNotFoundError("[Errno 2] No such file or directory: '/home/somebody/secret|thing.txt'\nsecond line")
+
+
+def test_a_row_that_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rows, "ROWS", [broken, quick])
+    data, page = asked(tmp_path, "--only", "broken", "quick")
+    assert data["rows"]["broken"]["failed"].startswith("FileNotFoundError: [Errno 2]")
+    assert "| broken | failed: FileNotFoundError" in page and "somebody" not in page + json.dumps(data)
+    assert "| not run: no C++ compiler |" in page and "| ≤ 1e+09 ✓ |" in page
+    assert "Of 1 aims, 1 are reached" in page
+    assert "s: failed: FileNotFoundError" in capsys.readouterr().err
+
+
+def test_a_stop_loses_nothing_and_resume_takes_what_is_missing_or_failed(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(size):
+        calls.append("quick")
+        return quick(size)
+
+    def stopped(size):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rows, "ROWS", [counted, broken, stopped])
+    with pytest.raises(KeyboardInterrupt):
+        asked(tmp_path, "--only", "counted", "broken", "stopped")
+    assert list(json.loads((tmp_path / "benchmark.json").read_text())["rows"]) == ["counted", "broken"]
+
+    def repaired(size):
+        return quick(size)
+
+    repaired.__name__, stopped.__name__ = "broken", "stopped"
+    monkeypatch.setattr(rows, "ROWS", [counted, repaired])
+    monkeypatch.setattr(benchmark, "kept", lambda size: {"failed": "left out"})
+    monkeypatch.setattr(growth, "series", lambda *size: [])
+    monkeypatch.setattr(benchmark.methods, "table", lambda *size: [])
+    monkeypatch.setattr(benchmark.the_book, "book_times", lambda smoke: {"rows": []})
+    data, _ = asked(tmp_path, "--resume")
+    assert calls == ["quick"] and "ratios" in data["rows"]["broken"]
+    asked(tmp_path, "--resume", "--only", "counted")
+    assert calls == ["quick"] * 2
+    monkeypatch.setattr(benchmark, "mark", lambda *settings: "another")
+    asked(tmp_path, "--resume")
+    assert calls == ["quick"] * 3
+
+
+def test_a_book_that_does_not_build_says_why(tmp_path):
+    folder = benchmark.the_book.toy(tmp_path)
+    (folder / "intro.md").write_text("# A toy\n\n[away](nowhere.md)\n")
+    with pytest.raises(RuntimeError, match=r"does not build: .*nowhere"):
+        benchmark.the_book.built(folder)
+
+
+@pytest.mark.parametrize("there, said", [((), "no C++ compiler"), (("g++",), "torch.compile fails: RuntimeError")])
+def test_why_nothing_is_compiled(monkeypatch, there, said):
+    def fails(*work, **how):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    monkeypatch.setattr(peers.shutil, "which", lambda name: name if name in there else None)
+    assert peers.why_not_compiled.__wrapped__("inductor") == said
+
+
+def test_a_missing_peer_is_not_run_and_the_row_stays(monkeypatch):
+    monkeypatch.setattr(peers, "loralib", None)
+    monkeypatch.setattr(svd, "theirs", None)
+    for make in (rows.step_of_the_layer, rows.step_whole, rows.step_of_q_and_v, rows.merging, rows.randomised_svd):
+        found = benchmark.measured(make(models.SMOKE), 1, 0, 0)
+        assert any("is not installed" in r.get("not run", "") for r in found["ratios"])
+        assert any("median" in r for r in found["ratios"])
+
+
+def test_a_row_asks_for_three_rounds_at_least():
+    with pytest.raises(ValueError, match="rounds=2: a median needs 3"):
+        kinds.Row("x", {}, rounds=2)
+    found = benchmark.measured(kinds.Row("x", {"a": lambda: 1}, rounds=3), 7, 0, 0)
+    assert found["rounds"] == 3
+
+
+# ---- the page
+def test_the_page_of_the_book_is_made_from_what_is_shipped():
+    path = shipped.ASSETS / "results" / "benchmark.json"
+    found = json.loads(path.read_text("utf-8")) if path.exists() else None
+    assert benchmark.PAGE.read_text("utf-8") == report_page.markdown(found)
+
+
+def test_publishing_writes_data_and_page_and_a_trial_is_refused(report, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shipped, "ASSETS", tmp_path)
+    benchmark.publish(report[0], tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text("utf-8")
+    assert page == report_page.markdown(shipped.results("benchmark"))
+    assert shipped.results("benchmark")["kept"]["bytes"] == report[0]["kept"]["bytes"]  # exact, not rounded
+    for head in ("Ratios", "Aims that were missed", "Bytes, exact", "Growth", "All methods", "The book"):
+        assert f"## {head}\n" in page
+    assert str(Path.home()) not in page and str(HOME) not in page
+    with pytest.raises(SystemExit):
+        benchmark.main(["--smoke", "--publish"])
+    assert "Leave one of them out" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        benchmark.main(["--only", "merging", "--publish"])
+    assert "a page has all rows" in capsys.readouterr().err
+
+
+def test_a_missed_aim_is_told_with_what_stands_in_its_way():
+    row = {"row": "work", "why": {"a / b": "the law of nature."}, "ratios": [
+        {"of": "a / b", "low": 1, "median": 2, "high": 3, "target": 1.5},
+        {"of": "a / c", "low": 1, "median": 1, "high": 3, "target": 1.5}]}  # fmt: skip
+    report = {"rows": {"w": row}, "machine": {"products": "oneDNN"}}
+    told = report_page.missed(report)
+    assert "*work*, a / b: 2, the aim was 1.5. What is left: the law of nature." in told and "a / c" not in told
+    assert report_page.SHARED not in told
+    assert report_page.SHARED in report_page.missed({**report, "machine": {"products": "torch's own"}})
+    row["why"] = {}
+    assert "What is left: not known yet." in report_page.missed(report)
+    row["ratios"] = row["ratios"][1:]
+    assert "None, on this processor." in report_page.missed(report)

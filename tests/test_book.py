@@ -1,5 +1,6 @@
 """The rendered book: every link inside it leads somewhere, and a broken reference stops the build."""
 
+import json
 import re
 from html import unescape
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from make_book import fingerprint, forget_what_is_stale, render
+from PIL import Image
 from preview import stage
 from setup_cell import address, colab_link
 
@@ -87,6 +89,8 @@ BROKEN = {
     "a citation": ("See {cite:t}`nobody1900nothing`.", "nobody1900nothing"),
     "a label": ("See {ref}`no-such-label`.", "no-such-label"),
     "a Markdown link": ("See [this](nowhere.md).", "nowhere.md"),
+    "a formula": (r"See $1 + \nosuchcommand{x}$.", r"\nosuchcommand{x}"),
+    "a formula of its own line": ("$$\n\\frac{1}{\n$$", r"\frac{1}{"),
 }
 
 
@@ -107,7 +111,43 @@ def test_broken_references_fail_the_build(broken_build):
 @pytest.mark.parametrize("kind", BROKEN)
 def test_each_kind_of_broken_reference_is_named(broken_build, kind):
     warnings = [line for line in broken_build[1].splitlines() if "WARNING" in line]
-    assert any(BROKEN[kind][1] in line for line in warnings), "\n".join(warnings)
+    assert any(BROKEN[kind][1] in line and "how_to.md" in line for line in warnings), "\n".join(warnings)
+
+
+# ---- formulas are typeset when the book is built
+
+
+def formulas(page: str) -> int:
+    """How many formulas the source of a page holds; in code a dollar is a dollar."""
+    path = ROOT / f"{page}.md"
+    if path.exists():
+        texts = [path.read_text("utf-8")]
+    else:
+        cells = json.loads((ROOT / f"{page}.ipynb").read_text("utf-8"))["cells"]
+        texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    code = re.compile(r"^```(?!\{)[^\n]*\n.*?^```|`[^`\n]+`", re.S | re.M)
+    return sum(len(re.findall(r"\$\$.+?\$\$|\$[^$\n]+\$", code.sub("", text), re.S)) for text in texts)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_formula_is_typeset_with_mathml_and_no_page_runs_a_script_for_it(page):
+    text = html(page)
+    made = re.findall(r'<(?:span|div) class="math [^>]*>\s*(?:<span class="eqno">.*?</span>)?<span class="katex', text)
+    assert len(made) == formulas(page) == text.count('<annotation encoding="application/x-tex">')
+    assert text.count("<math ") == len(made)
+    assert re.findall(r"<script[^>]*(?:katex|mathjax)", text, re.I) == []
+    assert bool(re.search(r'<link [^>]*katex/katex\.min\.css', text)) == bool(made)
+
+
+def test_formulas_are_counted():
+    assert sum(map(formulas, PAGES)) > 100 and formulas("book/notation") > 20
+
+
+def test_the_book_brings_the_fonts_of_formulas_and_no_script_for_them():
+    folder = HTML / "_static" / "katex"
+    named = re.findall(r"url\(([^)]+)\)", (folder / "katex.min.css").read_text("utf-8"))
+    assert len(named) == 20 and all((folder / name).exists() for name in named)
+    assert list(HTML.rglob("*katex*.js")) == list(HTML.rglob("*mathjax*")) == []
 
 
 def test_the_fingerprint_follows_every_file(tmp_path):
@@ -149,3 +189,21 @@ def test_every_page_of_the_sitemap_is_there_and_described():
         assert 40 < len(description) <= 185 and f'<meta property="og:url" content="{url}"' in text
         assert f"]({url}): {description}" in listed or url.endswith("intro.html")
     assert home in (HTML / "404.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("page", ["genindex", "py-modindex", "search"])
+def test_pages_that_sphinx_makes_by_itself_are_described(page):
+    assert len(re.search(r'<meta name="description" content="([^"]+)"', html(page))[1]) > 40
+
+
+def test_no_table_has_an_empty_header():
+    empty = re.compile(r"<th[^>]*>\s*(?:<p>\s*</p>)?\s*</th>")
+    pages = [path for path in HTML.rglob("*.html") if "_static" not in path.parts]
+    assert [path.name for path in pages if empty.search(path.read_text("utf-8"))] == []
+
+
+def test_the_picture_of_the_first_page_is_light_and_its_place_is_kept():
+    image = re.search(r'<img [^>]*class="landing"[^>]*>', html("book/intro"))[0]
+    assert 'width="1008" height="385" fetchpriority="high"' in image and "loading=" not in image
+    path = HTML / "book" / re.search('src="([^"]+)"', image)[1]
+    assert path.stat().st_size < 30_000 and Image.open(path).size == (1008, 385)

@@ -21,6 +21,7 @@ import offline
 import pytest
 import slides
 from browser import settle, watched
+from test_browser import ask
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
@@ -201,7 +202,8 @@ def deck(tmp_path_factory):
 def test_slides_open_from_a_file_with_the_network_off_and_a_figure_moves(deck, browser):
     with watched(browser, deck.parent.as_uri(), viewport={"width": 1280, "height": 720}) as (page, watch):
         page.goto(deck.as_uri())
-        page.wait_for_function("window.Reveal && Reveal.isReady() && document.querySelector('mjx-container')")
+        page.wait_for_function("window.Reveal && Reveal.isReady()")
+        assert page.locator(".katex-mathml math").count() > 0 and ask(page, "untypeset") == []
         assert page.evaluate("Reveal.getTotalSlides()") > 20
         page.evaluate("Reveal.slide(1, 0)")
         before = page.locator("section.present figure").first.inner_text()

@@ -43,3 +43,22 @@ def test_a_served_page_is_compressed_and_whole(tmp_path):
         assert len(body) < 200 and gzip.decompress(body).decode() == "<p>x</p>" * 500
         assert urllib.request.urlopen(address).read().decode() == "<p>x</p>" * 500
         found.shutdown()
+
+
+def test_small_stylesheets_are_one_in_their_order_and_the_formulas_stay_apart(tmp_path):
+    sheets = {"a.css": "a{x:1}", "styles/b.css": '@charset "UTF-8";b{x:2}', "c.css": "a{x:3}"}
+    (tmp_path / "styles").mkdir()
+    for name, text in sheets.items():
+        (tmp_path / name).write_text(text)
+    link = '\n<link rel="stylesheet" type="text/css" href="../_static/{}?v=1" />'.format
+    page = "<head>" + "".join(map(link, ["a.css", "styles/b.css", "katex/katex.min.css", "c.css"])) + "</head>"
+    once = pages.bundled(page, tmp_path)
+    name = re.search(r'<link href="\.\./_static/(sheets-\w+\.css)" rel="stylesheet" />', once)[1]
+    assert (tmp_path / name).read_text() == "a{x:1}\nb{x:2}\na{x:3}"
+    assert once.count("<link") == 2 and link("katex/katex.min.css") in once
+    assert pages.bundled(once, tmp_path) == once
+
+
+def test_a_stylesheet_that_only_imports_one_is_left_out():
+    raw = '<link href="../_static/styles/theme.css?digest=12ab" rel="stylesheet" />'
+    assert pages.polished(raw, "") == '<link href="../_static/basic.css" rel="stylesheet" />'

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+from katex_math import STYLE, beside, markdown
 from make_book import ROOT
 from myst import blocks, plain
-from nbconvert.filters import markdown2html
 from notebooks import chapters
 
 OUT = ROOT / "build" / "classroom"
-MATHJAX = ROOT / "book" / "_vendor" / "_static" / "mathjax"
 MARKED = re.compile(r"\*\*Predict\b")
 
 
@@ -86,8 +84,7 @@ body {{ font: 13pt/1.4 system-ui, sans-serif; margin: 1rem auto; max-width: 190m
 @media print {{ .screen {{ display: none }} body {{ margin: 0 }} .card {{ margin: 0 0 7mm }}
   .card:nth-of-type(even) {{ break-after: page; margin: 0 }} .card:last-of-type {{ break-after: auto }} }}
 </style>
-<script>window.MathJax = {{tex: {{inlineMath: [['$', '$'], ['\\\\(', '\\\\)']]}}}};</script>
-<script defer src="mathjax/tex-mml-chtml.js"></script></head>
+<link rel="stylesheet" href="{style}"></head>
 <body><p class="screen">{count} cards, two on a sheet of A4. Print, cut once across the middle.</p>
 {cards}</body></html>
 """
@@ -96,15 +93,15 @@ body {{ font: 13pt/1.4 system-ui, sans-serif; margin: 1rem auto; max-width: 190m
 def sheet(cards: list[Card]) -> str:
     """All cards as one page."""
     fronts = [
-        FRONT.format(chapter=card.chapter, section=markdown_line(card.section), question=markdown2html(card.question))
+        FRONT.format(chapter=card.chapter, section=markdown_line(card.section), question=markdown(card.question))
         for card in cards
     ]
-    return PAGE.format(count=len(cards), cards="".join(fronts))
+    return PAGE.format(count=len(cards), style=STYLE, cards="".join(fronts))
 
 
 def markdown_line(text: str) -> str:
     """One line of Markdown as HTML, without the paragraph around it."""
-    return re.sub(r"^<p>|</p>\s*$", "", markdown2html(plain(text)).strip())
+    return re.sub(r"^<p>|</p>\s*$", "", markdown(plain(text)).strip())
 
 
 def collect(words: list[str]) -> list[Card]:
@@ -116,7 +113,7 @@ def collect(words: list[str]) -> list[Card]:
 def main(words: list[str], out: Path = OUT) -> int:
     cards = collect(words)
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(MATHJAX, out / "mathjax", dirs_exist_ok=True)
+    beside(out)
     (out / "cards.html").write_text(sheet(cards), "utf-8")
     print(f"{len(cards)} prediction cards: {os.path.relpath(out / 'cards.html')}")
     return 0

@@ -1,6 +1,6 @@
 """The picture on the landing page and in the README: one photograph from 1, 4 and 16 layers, and whole.
 
-python book/tools/cover.py        write book/_static/cover.png again
+python book/tools/cover.py        write book/_static/cover.png (README, social card) and cover.webp (the page) again
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from PIL import Image
 
 from lowrank_edu.factor import truncated_svd
 from lowrank_edu.figures import style
@@ -46,4 +47,7 @@ def cover():
 
 if __name__ == "__main__":
     cover().savefig(TARGET, dpi=140, metadata={"Software": None})
-    print(f"wrote {TARGET.name}: {TARGET.stat().st_size:,} bytes")
+    light = TARGET.with_suffix(".webp")  # a seventh of the bytes: it is the first thing that a phone waits for
+    Image.open(TARGET).convert("RGB").save(light, quality=80, method=6)
+    for path in (TARGET, light):
+        print(f"wrote {path.name}: {path.stat().st_size:,} bytes")

@@ -73,6 +73,7 @@ def papers_are_links(app, page, template, context, doctree):
 
 
 def setup(app):
+    app.setup_extension("katex_math")
     app.connect("env-get-updated", chapters_keep_their_numbers, priority=900)  # after Sphinx has counted
     app.connect("autodoc-process-docstring", readable_docstrings)
     app.connect("config-inited", follow_the_reader)
@@ -81,4 +82,4 @@ def setup(app):
     app.connect("html-page-context", ways_to_use)
     app.connect("html-page-context", papers_are_links)
     app.connect("build-finished", pages.finish, priority=900)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": False}

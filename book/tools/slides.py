@@ -13,6 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import katex_math
 import nbformat
 from make_book import ROOT
 from myst import blocks, plain
@@ -22,7 +23,6 @@ from notebooks import cell_tags, chapters
 
 OUT = ROOT / "build" / "classroom" / "slides"
 TEMPLATE = ROOT / "book" / "tools" / "slide_template"
-MATHJAX = ROOT / "book" / "_vendor" / "_static" / "mathjax"
 SHOWN = re.compile(r"^\s*(?:\||[-*] |\d+\. |>|\$\$)")  # tables, lists, quotations and formulas go on a slide
 
 
@@ -92,6 +92,7 @@ def write(path: Path, out: Path = OUT) -> Path:
         exclude_output_prompt=True,
     )
     exporter.register_preprocessor(TagRemovePreprocessor(remove_input_tags={"figure"}, enabled=True), enabled=True)
+    exporter.register_filter("markdown2html", katex_math.markdown)
     nb = deck(nbformat.read(path, as_version=4))
     nb.metadata["title"] = nb.cells[0].source.lstrip("# ")
     page, _ = exporter.from_notebook_node(nb)
@@ -102,10 +103,10 @@ def write(path: Path, out: Path = OUT) -> Path:
 
 
 def beside(out: Path = OUT) -> None:
-    """What the pages load: reveal.js and MathJax."""
+    """What the pages load: reveal.js, and what shows formulas."""
     out.mkdir(parents=True, exist_ok=True)
     shutil.copytree(TEMPLATE / "reveal", out / "reveal", dirs_exist_ok=True)
-    shutil.copytree(MATHJAX, out / "mathjax", dirs_exist_ok=True)
+    katex_math.beside(out)
 
 
 def main(words: list[str]) -> int:

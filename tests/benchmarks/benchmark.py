@@ -1,33 +1,50 @@
 """`make benchmark`: every row of the table against its peers, on this machine; writes build/benchmark.md and .json.
 
 Nothing here is asserted: a time depends on the machine. `--smoke` runs all of it in a tiny size, and a test runs that.
+Every row stands alone: one that fails is told in the table. What is done is saved at once, and `--resume` goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import hashlib
 import json
 import os
 import platform
+import re
 import statistics
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "book" / "experiments"))
 
-import growth
-import methods
-import models
-import rows
-import timing
-import torch
+import growth  # noqa: E402
+import methods  # noqa: E402
+import models  # noqa: E402
+import records  # noqa: E402
+import row as kinds  # noqa: E402
+import rows  # noqa: E402
+import the_book  # noqa: E402
+import timing  # noqa: E402
+import torch  # noqa: E402
+from report_page import markdown  # noqa: E402
 
-PEERS = ("lowrank-edu", "torch", "numpy", "transformers", "peft", "bitsandbytes")
+from lowrank_edu import shipped  # noqa: E402
+from lowrank_edu.fast import products  # noqa: E402
+
+PEERS = ("lowrank-edu", "torch", "numpy", "transformers", "peft", "bitsandbytes", "loralib", "scikit-learn")
+PAGE = ROOT / "book" / "benchmark.md"
+PLACE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\][^\s:,;)]+")
+PATIENCE = 300  # seconds that all rows together wait for a quiet machine
 
 
 def machine() -> dict:
-    """Versions, processor and threads."""
+    """Versions, processor and threads; no name of the machine."""
     told = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in told.read_text().splitlines() if line.startswith("model name")] if (
         told.exists()) else [platform.processor()]  # fmt: skip
@@ -39,20 +56,36 @@ def machine() -> dict:
             versions[package] = "not installed"
     return {"versions": versions, "processor": names[0] if names else "unknown", "cores": os.cpu_count(),
             "threads": torch.get_num_threads(), "python": platform.python_version(),
-            "products": "oneDNN" if rows.products.onednn() else "torch's own"}  # fmt: skip
+            "products": "oneDNN" if products.onednn() else "torch's own"}  # fmt: skip
 
 
-def measured(row: rows.Row, pairs: int, wait: float, least: float) -> dict:
+def mark(*settings) -> str:
+    """Changes with the code and the settings: measurements of two are never mixed. The page's words do not count."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for path in sorted([*(ROOT / "lowrank_edu").rglob("*.py"), *Path(__file__).parent.glob("*.py")]):
+        digest.update(path.read_bytes() if path.name != "report_page.py" else b"")
+    return digest.hexdigest()[:16]
+
+
+def measured(row: kinds.Row, pairs: int, wait: float, least: float) -> dict:
     """The row raced, as plain data."""
-    found = timing.race(row.works, pairs, wait=wait, least=least)
+    apart = kinds.apart(row.same)  # before racing, which trains some of them
+    works = {name: work for name, work in row.works.items() if not isinstance(work, kinds.NotRun)}
+    found = timing.race(works, min(pairs, row.rounds or pairs), wait=wait, least=least)
     return {
-        "row": row.title, "note": row.note, "rounds": found["rounds"], "dropped": found["dropped"],
-        "quiet": found["quiet"],
+        "row": row.title, "note": row.note, "why": row.why, "rounds": found["rounds"], "dropped": found["dropped"],
+        "quiet": found["quiet"], "apart": apart, "facts": row.facts,
         "milliseconds": {name: 1000 * statistics.median(times) for name, times in found["seconds"].items()},
-        "ratios": [{"of": label, "low": low, "median": middle, "high": high, "target": target}
-                   for label, one, other, target in row.ratios
-                   for low, middle, high in [timing.ratio(found["seconds"], one, other)]],
+        "ratios": [compared(row, found["seconds"], *wanted) for wanted in row.ratios],
     }  # fmt: skip
+
+
+def compared(row: kinds.Row, seconds: dict, label: str, one: str, other: str, target: float | None) -> dict:
+    absent = [row.works[name].why for name in (one, other) if isinstance(row.works[name], kinds.NotRun)]
+    if absent:
+        return {"of": label, "not run": absent[0], "target": target}
+    low, middle, high = timing.ratio(seconds, one, other)
+    return {"of": label, "low": low, "median": middle, "high": high, "target": target}
 
 
 def kept(size) -> dict:
@@ -69,64 +102,105 @@ def kept(size) -> dict:
             "ours / bound, fast": found["ours"] / found["bound, fast"], "target of the bound": 1.02}  # fmt: skip
 
 
-def markdown(report: dict) -> str:
-    """The report as a page."""
-    m = report["machine"]
-    lines = ["# Benchmark", "", f"{m['processor']}, {m['cores']} cores, {m['threads']} threads; frozen products: "
-             f"{m['products']}; Python {m['python']}, " + ", ".join(f"{k} {v}" for k, v in m["versions"].items()) + ".",
-             "", "| work | ratio | median | middle half | to reach | milliseconds | rounds |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
-    for row in report["rows"]:
-        times = ", ".join(f"{name} {value:.1f}" for name, value in row["milliseconds"].items())
-        rounds = f"{row['rounds']}, {row['dropped']} dropped" + ("" if row["quiet"] else "; **the machine was busy**")
-        for i, r in enumerate(row["ratios"]):
-            wanted = "" if r["target"] is None else f"≤ {r['target']:.3g} {'✓' if r['median'] <= r['target'] else '✗'}"
-            first = (row["row"], times, rounds) if i == 0 else ("", "", "")
-            lines.append(f"| {first[0]} | {r['of']} | {r['median']:.4g} | {r['low']:.4g} to {r['high']:.4g} | {wanted} "
-                         f"| {first[1]} | {first[2]} |")  # fmt: skip
-    b = report["kept"]
-    sizes = ", ".join(f"{k} {v / 2**20:.1f} MiB" for k, v in b["bytes"].items())
-    lines += ["", f"Kept for the backward pass, exact: {sizes}. "
-              f"Ours / PEFT {b['ours / PEFT']:.4f} (≤ {b['target']}), ours / bound {b['ours / bound, fast']:.4f} "
-              f"(≤ {b['target of the bound']})."]  # fmt: skip
-    lines += [f"{row['row']}: {row['note']}" for row in report["rows"] if row["note"]]
-    lines += ["", "## Growth", "", "| of | n | exponents | theory |", "|---|---|---|---|"]
-    for row in report["growth"]:
-        powers = ", ".join(f"{k.split(',')[0]} {v}" for k, v in row.items() if k.endswith("exponent"))
-        lines.append(f"| {row['of']} | {', '.join(map(str, row['n']))} | {powers} | {row['theory']} |")
-    kinds = ("parameters", "gradients", "optimizer", "activations")
-    heads = " | ".join(f"{k}, MB" for k in kinds)
-    lines += ["", "## All methods", "", f"| method | trained | step, ms | {heads} |",
-              "|---|---|---|---|---|---|---|"]  # fmt: skip
-    for row in report["methods"]:
-        values = " | ".join(f"{row[k] / 1e6:.2f}" for k in kinds)
-        lines.append(f"| {row['method']} | {row['trained']:,} | {1000 * row['seconds']:.0f} | {values} |")
-    return "\n".join(lines) + "\n"
+def without_places(problem: Exception) -> str:
+    """An error in one line of a table: its kind and first line, no folder of this machine."""
+    first = (str(problem).strip().splitlines() or [""])[0].replace("|", "/").replace("`", "'")
+    return f"{type(problem).__name__}: {PLACE.sub('…', first)[:160]}"
+
+
+def guarded(title: str, work) -> dict | list:
+    """What `work` returns, or {"row", "failed"}. A stop by the user is no failure."""
+    try:
+        return work()
+    except Exception as problem:
+        return {"row": title, "failed": without_places(problem)}
+    finally:
+        gc.collect()
+
+
+def told(part) -> str:
+    if isinstance(part, dict) and "failed" in part:
+        return f"failed: {part['failed']}"
+    found = part.get("ratios", ()) if isinstance(part, dict) else ()
+    return ", ".join(f"{r['of']} {r['median']:.4g}" if "median" in r else f"{r['of']} not run" for r in found) or "done"
+
+
+def save(report: dict, out: Path) -> None:
+    """Both files, whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in (("benchmark.json", json.dumps(report, indent=1) + "\n"), ("benchmark.md", markdown(report))):
+        part = out / f"{name}.part"
+        part.write_text(text, "utf-8")
+        part.replace(out / name)
+
+
+def begun(asked, settings: dict) -> dict:
+    """The report that is to be continued, or an empty one."""
+    path = asked.out / "benchmark.json"
+    if asked.resume and path.exists():
+        before = json.loads(path.read_text("utf-8"))
+        if before.get("mark") == settings["mark"]:
+            return before
+        print("code or machine have changed since: measuring anew", file=sys.stderr)
+    return {**settings, "date": time.strftime("%Y-%m-%d"), "seed": 0, "seconds": 0.0, "rows": {}}
+
+
+def run(report: dict, asked) -> None:
+    """Fill the report part by part, and save after each."""
+    size, pairs, least = (models.SMOKE, 1, 0) if asked.smoke else (models.FULL, asked.pairs, 0.2)
+    patience = 0.0 if asked.smoke else PATIENCE
+
+    def one(make):
+        nonlocal patience
+        row, began = make(size), time.monotonic()
+        quiet = timing.wait_until_quiet(min(asked.wait, patience)) if patience else True
+        patience = max(0.0, patience - (time.monotonic() - began - 2))
+        found = measured(row, pairs, 0 if asked.smoke else 1, least)
+        return {**found, "quiet": found["quiet"] and (quiet or found["dropped"] == 0)}
+
+    parts = {"kept": lambda: kept(size)}
+    parts |= {make.__name__: lambda make=make: one(make) for make in rows.ROWS}
+    parts |= {"growth": lambda: growth.series(size, asked.smoke),
+              "methods": lambda: methods.table(size, 1 if asked.smoke else 5),
+              "book": lambda: the_book.book_times(asked.smoke)}  # fmt: skip
+    names = {make.__name__ for make in rows.ROWS}
+    for name, work in parts.items():
+        place = report["rows"] if name in names else report
+        again = name in (asked.only or ()) or (name in place and "failed" in place[name])
+        if (asked.only and name not in asked.only) or (name in place and not again):
+            continue
+        began = time.monotonic()
+        place[name] = guarded(name.replace("_", " "), work)
+        report["seconds"] += time.monotonic() - began
+        save(report, asked.out)
+        print(f"{name}, {time.monotonic() - began:.0f} s: {told(place[name])}", file=sys.stderr, flush=True)
+
+
+def publish(report: dict, page: Path = PAGE) -> None:
+    """Make the report a result of the book and its page; whoever measured it commits both."""
+    records.save("benchmark", report)
+    page.write_text(markdown(shipped.results("benchmark")), "utf-8")
 
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, one round: does all of it run?")
     parser.add_argument("--pairs", type=int, default=7, help="rounds of each row")
-    parser.add_argument("--wait", type=float, default=120, help="seconds to wait for a quiet machine before each row")
-    parser.add_argument("--only", nargs="*", help="rows, by the names of their functions")
+    parser.add_argument("--wait", type=float, default=60, help="seconds to wait for a quiet machine before each row")
+    parser.add_argument("--only", nargs="*", help="parts, by the names of their functions; with --resume once more")
+    parser.add_argument("--resume", action="store_true", help="go on with build/benchmark.json; failed rows once more")
+    parser.add_argument("--publish", action="store_true", help="also write the book's page and its committed data")
     parser.add_argument("--out", type=Path, default=Path("build"))
     asked = parser.parse_args(words)
-    size, pairs, wait, least = (models.SMOKE, 1, 0, 0) if asked.smoke else (models.FULL, asked.pairs, asked.wait, 0.2)
-    report = {"smoke": asked.smoke, "machine": machine(), "rows": [], "kept": kept(size)}
-    for make in rows.ROWS:
-        if asked.only and make.__name__ not in asked.only:
-            continue
-        row = make(size)
-        if row is not None:
-            report["rows"].append(measured(row, pairs, wait, least))
-            told = ", ".join(f"{r['of']} {r['median']:.4g}" for r in report["rows"][-1]["ratios"])
-            print(f"{row.title}: {told}", file=sys.stderr, flush=True)
-    report["growth"] = [] if asked.only else growth.series(size, asked.smoke)
-    report["methods"] = [] if asked.only else methods.table(size, 1 if asked.smoke else 5)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "benchmark.json").write_text(json.dumps(report, indent=1) + "\n")
-    (asked.out / "benchmark.md").write_text(markdown(report))
+    if asked.publish and asked.smoke:
+        parser.error("--publish --smoke: times in a tiny size mean nothing. Leave one of them out.")
+    if asked.publish and asked.only and not asked.resume:
+        parser.error("--publish --only: a page has all rows. Add --resume, which keeps what is measured already.")
+    about = machine()
+    report = begun(asked, {"mark": mark(asked.smoke, asked.pairs, about), "smoke": asked.smoke, "machine": about})
+    run(report, asked)
+    if asked.publish:
+        publish(report)
     print(markdown(report))
 
 

@@ -31,10 +31,11 @@ class Size:
     length: int = 128
     r: int = 8
     square: int = 4096  # side of the matrices of NF4 and the randomised SVD
-    compiled: bool = True
+    bottleneck: int = 64
+    compiler: str = "inductor"
 
 
-FULL, SMOKE = Size(), Size(2, 48, 2, 97, 2, 12, 2, 256, False)
+FULL, SMOKE = Size(), Size(2, 48, 2, 97, 2, 12, 2, 256, 8, "eager")  # "eager" compiles nothing, and takes no time
 
 
 def gpt2(size: Size, **changes):

@@ -1,97 +1,27 @@
-"""The rows of the table: each function makes its contenders and returns them with the ratios that are to be reached.
-
-A ratio is (label, contender, contender, target): the median of first / second is to be at most the target.
-"""
+"""The rows of the table: each function makes its contenders and returns a Row. Training steps and the SVD are apart."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass, field
 
 import models
-import numpy as np
+import peers
 import torch
 from models import Size
+from row import NotRun, Row
+from steps import step_beside_compiled, step_of_one_row, step_of_q_and_v, step_of_the_layer, step_whole
+from svd import randomised_svd, randomised_svd_small
 
 import lowrank_edu as lo
-from lowrank_edu.fast import products
-from lowrank_edu.fast.layer import FastLayer
-
-
-@dataclass
-class Row:
-    """Contenders {name: a function that does the work once}, and the ratios wanted."""
-
-    title: str
-    works: dict
-    ratios: list = field(default_factory=list)
-    note: str = ""
-
-
-def step_of_the_layer(size: Size):
-    """LoRA's layer alone: torch's products, stock GELU and stock loss for all three."""
-    base, ids = models.gpt2(size), models.tokens(size)
-    model = models.ours(size, base, fast=False)
-    for module in model.modules():
-        if type(module) is lo.layers.AdaptedLayer:
-            module.__class__ = FastLayer
-    mine = models.stepper(model, models.stock_loss, ids)
-    works = {
-        "ours": lambda: with_torchs_products(mine),
-        "PEFT": models.stepper(models.theirs(size, base), models.stock_loss, ids),
-        "bound": models.stepper(models.bound(base), models.stock_loss, ids),
-    }
-    ratios = [("ours / bound", "ours", "bound", 1.07), ("ours / PEFT", "ours", "PEFT", 1.0),
-              ("PEFT / bound", "PEFT", "bound", None)]  # fmt: skip
-    return Row("training step, the LoRA layer alone", works, ratios)
-
-
-def with_torchs_products(work):
-    before, products.onednn = products.onednn, lambda: None
-    try:
-        return work()
-    finally:
-        products.onednn = before
-
-
-def step_whole(size: Size, rows=None, length=None, targets=(0.75, 1.08)):
-    """The whole fast path beside PEFT as it comes, and beside the model without adapter on both paths."""
-    base, ids = models.gpt2(size), models.tokens(size, rows, length)
-    works = {
-        "ours": models.stepper(models.ours(size, base), models.our_loss, ids),
-        "ours, plain": models.stepper(models.ours(size, base, fast=False), models.our_loss, ids),
-        "PEFT": models.stepper(models.theirs(size, base), models.stock_loss, ids),
-        "bound, stock": models.stepper(models.bound(base), models.stock_loss, ids),
-        "bound, fast": models.stepper(models.bound(base, fast=True), models.our_loss, ids),
-    }
-    ratios = [("ours / PEFT", "ours", "PEFT", targets[0]), ("ours / bound, fast", "ours", "bound, fast", targets[1]),
-              ("ours / bound, stock", "ours", "bound, stock", None),
-              ("plain / PEFT", "ours, plain", "PEFT", None)]  # fmt: skip
-    return Row(f"training step, whole fast path, {ids.shape[0]} × {ids.shape[1]}", works, ratios)
-
-
-def step_of_one_row(size: Size):
-    return step_whole(size, 1, size.length, (0.68, None))
-
-
-def step_beside_compiled(size: Size):
-    """torch.compile of PEFT's model, its first and slow call left out."""
-    if not size.compiled:
-        return None
-    base, ids = models.gpt2(size), models.tokens(size)
-    compiled = torch.compile(models.theirs(size, base))
-    works = {
-        "ours": models.stepper(models.ours(size, base), models.our_loss, ids),
-        "PEFT, compiled": models.stepper(compiled, models.stock_loss, ids),
-    }
-    return Row("training step beside compiled PEFT", works, [("ours / PEFT", "ours", "PEFT, compiled", 0.90)])
 
 
 def merging(size: Size):
     """Bake in and take out again. Ours keeps what it replaces and restores it bit for bit; PEFT subtracts."""
     base = models.gpt2(size)
     mine, other = models.ours(size, base, fast=False), models.theirs(size, base)
+    third, ids = peers.with_loralib(size, base) if peers.loralib else None, models.tokens(size, 1)
+    peers.equalled(*filter(None, (mine, other, third)))
     weights = linear_weights(base)
 
     def cycle():
@@ -102,9 +32,27 @@ def merging(size: Size):
         other.merge_adapter()
         other.unmerge_adapter()
 
-    works = {"ours": cycle, "PEFT": their_cycle, "one copy of the weights": lambda: [w.clone() for w in weights]}
-    ratios = [("ours / PEFT", "ours", "PEFT", 0.11), ("ours / copy", "ours", "one copy of the weights", None)]
-    return Row("merge and unmerge, all linear layers", works, ratios)
+    def third_cycle():  # loralib merges when a model is told that it no longer trains
+        third.eval()
+        third.train()
+
+    def merged(model, merge, unmerge):
+        merge(model)
+        found = reader(model, ids)().logits
+        unmerge(model)
+        return found
+
+    works = {"ours": cycle, "PEFT": their_cycle, "loralib": third_cycle if third else peers.NO_LORALIB,
+             "one copy of the weights": lambda: [w.clone() for w in weights]}  # fmt: skip
+    ratios = [("ours / PEFT", "ours", "PEFT", 0.11), ("ours / loralib", "ours", "loralib", None),
+              ("ours / copy", "ours", "one copy of the weights", None)]  # fmt: skip
+    same = {"PEFT": lambda: merged(other, lambda m: m.merge_adapter(), lambda m: m.unmerge_adapter()),
+            "ours": lambda: merged(mine, lo.merge, lo.unmerge)}  # fmt: skip
+    if third:
+        same["loralib"] = lambda: merged(third, lambda m: m.eval(), lambda m: m.train())
+    note = "ours keeps what it replaces and gives it back bit for bit; PEFT and loralib subtract."
+    why = {"ours / PEFT": "the memory that it moves: one copy of the weights is timed beside it."}
+    return Row("merge and unmerge, all linear layers", works, ratios, note, same, why=why)
 
 
 def linear_weights(model):
@@ -141,7 +89,8 @@ def swapping(size: Size):
     works = {"ours": swap, "PEFT": their_swap, "weights copied into memory that is there": copy_over}
     ratios = [("ours / PEFT", "ours", "PEFT", 0.06),
               ("copy / PEFT", "weights copied into memory that is there", "PEFT", None)]  # fmt: skip
-    return Row("swap a merged adapter", works, ratios)
+    why = {"ours / PEFT": "W0 + ΔW is written anew for every weight; a bare copy of them is timed beside it."}
+    return Row("swap a merged adapter", works, ratios, why=why)
 
 
 def routing(size: Size, length=None, target=1.05):
@@ -149,14 +98,17 @@ def routing(size: Size, length=None, target=1.05):
     names, base = [f"a{i}" for i in range(8)], models.gpt2(size).eval()
     ids = models.tokens(size, 8, length)
     mine, other = models.ours(size, base, fast=True, names=names).eval(), models.theirs(size, base, names).eval()
+    peers.equalled(mine, other)
 
     def read():
         with torch.no_grad(), lo.routed(mine, names):
-            mine(input_ids=ids)
+            return mine(input_ids=ids)
 
     works = {"ours": read, "PEFT": reader(other, ids, adapter_names=names), "base": reader(base, ids)}
+    same = {name: lambda work=works[name]: work().logits for name in ("PEFT", "ours")}
     ratios = [("ours / base", "ours", "base", target), ("PEFT / base", "PEFT", "base", None)]
-    return Row(f"8 rows, 8 adapters, length {ids.shape[1]}", works, ratios)
+    why = {"ours / base": "two batched products in each layer for all adapters; the base model has none."}
+    return Row(f"8 rows, 8 adapters, length {ids.shape[1]}", works, ratios, "", same, why=why)
 
 
 def routing_short(size: Size):
@@ -166,7 +118,7 @@ def routing_short(size: Size):
 def reader(model, ids, **more):
     def read():
         with torch.no_grad():
-            model(input_ids=ids, **more)
+            return model(input_ids=ids, **more)
 
     return read
 
@@ -185,15 +137,23 @@ def decoder(model, ids):
 
 
 def latency(size: Size, one_token=False):
-    """Unmerged against merged, a batch of one."""
+    """Unmerged LoRA, ours and PEFT's, and Houlsby's adapter layers against merged, a batch of one."""
     base, ids = models.gpt2(size).eval(), models.tokens(size, 1)
-    make = decoder if one_token else reader
-    contenders = {"ours": models.ours(size, base), "merged": models.ours(size, base), "PEFT": models.theirs(size, base)}
+    contenders = {"merged": models.ours(size, base), "ours": models.ours(size, base), "PEFT": models.theirs(size, base)}
+    peers.equalled(*contenders.values())
     lo.merge(contenders["merged"])
+    same = {name: lambda model=model: reader(model, ids)().logits for name, model in contenders.items()}
+    contenders["Houlsby"] = models.ours(size, base, method=lo.BottleneckAdapter(size.bottleneck))
+    facts = {f"numbers trained, {name}": sum(p.numel() for p in contenders[name].parameters() if p.requires_grad)
+             for name in ("ours", "Houlsby")}  # fmt: skip
+    make = decoder if one_token else reader
     works = {name: make(model.eval(), ids) for name, model in contenders.items()}
     what, target = ("one decoded token", 1.03) if one_token else (f"length {size.length}", 1.04)
-    ratios = [("ours / merged", "ours", "merged", target), ("PEFT / merged", "PEFT", "merged", None)]
-    return Row(f"latency unmerged, {what}", works, ratios)
+    ratios = [("ours / merged", "ours", "merged", target), ("PEFT / merged", "PEFT", "merged", None),
+              ("Houlsby / merged", "Houlsby", "merged", None)]  # fmt: skip
+    note = f"Houlsby: two adapter layers of width {size.bottleneck} in each block, which nothing can merge."
+    why = {"ours / merged": "two thin products more in each of four layers of a block; merging takes them away."}
+    return Row(f"latency unmerged, {what}", works, ratios, note, same, facts, why)
 
 
 def latency_decoding(size: Size):
@@ -204,9 +164,29 @@ def nf4_quantise(size: Size):
     from bitsandbytes import functional
 
     W = torch.randn(size.square, size.square, generator=torch.Generator().manual_seed(0))
-    works = {"ours": lambda: lo.quant.quantize_nf4(W),
-             "bitsandbytes": lambda: functional.quantize_4bit(W, quant_type="nf4")}  # fmt: skip
-    return Row(f"NF4 quantise {size.square}²", works, [("ours / bitsandbytes", "ours", "bitsandbytes", 0.30)])
+    hard = W[:8].clone()  # with blocks of zeros, and of numbers too small for a float's full precision
+    hard[1], hard[2] = 0, hard[2] * 1e-40
+
+    def mine(W):
+        q = lo.quant.quantize_nf4(W)
+        return q.packed, q.absmax
+
+    def theirs(W):
+        packed, state = functional.quantize_4bit(W, quant_type="nf4")
+        return packed, state.absmax
+
+    contenders, why_not = {"bitsandbytes": theirs, "ours": mine}, peers.why_not_compiled(size.compiler)
+    works = {} if not why_not else {"ours, compiled": NotRun(why_not)}
+    if not why_not:
+        contenders["ours, compiled"] = torch.compile(mine, backend=size.compiler, dynamic=False)
+    works |= {name: lambda it=it: it(W) for name, it in contenders.items()}
+    same = {name: lambda it=it: torch.cat([part.flatten().double() for M in (W, hard) for part in it(M)])
+            for name, it in contenders.items()}  # fmt: skip
+    ratios = [("ours / bitsandbytes", "ours", "bitsandbytes", 0.30),
+              ("ours, compiled / bitsandbytes", "ours, compiled", "bitsandbytes", None)]  # fmt: skip
+    note = "compiling takes about half a minute and is not counted; the package does not compile."
+    why = {"ours / bitsandbytes": "fifteen comparisons read each value again; bitsandbytes reads it once."}
+    return Row(f"NF4 quantise {size.square}²", works, ratios, note, same, why=why)
 
 
 def nf4_dequantise(size: Size, dtype=torch.float32, target=0.55):
@@ -227,25 +207,6 @@ def nf4_dequantise_bf16(size: Size):
     return nf4_dequantise(size, torch.bfloat16, 0.82)
 
 
-def randomised_svd(size: Size, side=None, target=0.008):
-    """A falling spectrum, r = 32, beside all singular values and vectors."""
-    side = side or size.square
-    rng = np.random.default_rng(0)
-    decay = 1 / (1 + np.arange(side, dtype=np.float32))
-    U, V = (np.linalg.qr(rng.standard_normal((side, side), dtype=np.float32)).Q for _ in "UV")
-    W = (U * decay) @ V.T
-    works = {"ours": lambda: lo.factor.randomized_svd(W, min(32, side), oversample=20, rng=0),
-             "numpy": lambda: np.linalg.svd(W, full_matrices=False)}  # fmt: skip
-    found = lo.factor.reconstruct(*lo.factor.randomized_svd(W, min(32, side), oversample=20, rng=0))
-    best = float(np.sqrt((decay[32:].astype(np.float64) ** 2).sum()))
-    residual = f"residual {np.linalg.norm(W - found) / best:.4f} × the best possible" if side > 32 else ""
-    return Row(f"randomised SVD, r=32, {side}²", works, [("ours / numpy", "ours", "numpy", target)], residual)
-
-
-def randomised_svd_small(size: Size):
-    return randomised_svd(size, min(768, size.square), 1 / 15)
-
-
 def importing(size: Size):
     """A fresh interpreter that imports the package, beside one that imports numpy."""
 
@@ -256,7 +217,8 @@ def importing(size: Size):
     return Row("import, a fresh interpreter", works, [("ours / numpy", "ours", "numpy", None)])
 
 
-ROWS = [step_of_the_layer, step_whole, step_of_one_row, step_beside_compiled, merging, swapping, routing, routing_short,
-        latency, latency_decoding, nf4_quantise, nf4_dequantise, nf4_dequantise_bf16, randomised_svd,
-        randomised_svd_small, importing]  # fmt: skip
+# what is compiled comes last: it may change how its process treats the smallest numbers
+ROWS = [step_of_the_layer, step_whole, step_of_one_row, step_of_q_and_v, merging, swapping, routing, routing_short,
+        latency, latency_decoding, nf4_dequantise, nf4_dequantise_bf16, randomised_svd, randomised_svd_small,
+        importing, nf4_quantise, step_beside_compiled]  # fmt: skip
 __all__ = ["ROWS", "Row"]

@@ -1,0 +1,190 @@
+"""The page of the book that shows a benchmark: all of it follows from the measured data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+TITLE = "# How fast is it, beside others?"
+NOTHING = """Nobody has published a measurement yet. `make benchmark` takes one on your machine, in about
+25 minutes, and writes it to `build/benchmark.md`.
+"""
+READING = """## How to read a ratio
+
+A ratio of 0.75 means: the first takes three quarters of the second's time. At 1 they are equally fast; below 1 the
+first is faster.
+
+Machines are restless, so the contenders take turns. A round times each of them once, in an order that rotates, and
+a ratio is taken within a round: a processor that slows down then slows both. The table has the median of the ratios
+and their middle half. A round in which other programs used more than a tenth of a core is dropped and taken again.
+
+- **ours** is the package with `fast=True`; **plain** is the path that the book teaches.
+- **bound** is the same model without an adapter. No adapter can be faster and still do its work.
+- An **aim** stands in the code before anything is measured. ✓ is reached, ✗ is missed; no row is left out.
+
+Contenders are compared before they are timed. A time belongs to its machine; a ratio travels better, but another
+processor can turn it around. No GPU was used.
+"""
+SAME = """With the same factors the contenders compute the same. For training steps their gradients are compared, for
+other rows their outputs: the norm of the difference, over the norm of the first contender's."""
+KEPT = """What a training step keeps for its backward pass, weights left out. It is counted, so it is the same on every
+machine."""
+GROWTH = """The exponent p of value ≈ c · nᵖ, fitted to the larger half of a doubling series. With p = 1 twice the n
+takes twice as much, with p = 2 four times as much, with p = 0 the same."""
+SHARED = """On this processor the fast path takes torch's own products, as PEFT does. On others it takes oneDNN's, which
+are faster there: that part of its gain is absent here."""
+AGAIN = """## Measure it yourself
+
+```bash
+make benchmark      # 25 minutes on two quiet cores; writes build/benchmark.md
+```
+
+It goes on after a row that fails and says so in the table. After a stop, `make benchmark resume=1` continues.
+"""
+
+
+def markdown(report: dict | None) -> str:
+    """The whole page; a short one where nothing has been measured."""
+    if not report:
+        return "\n\n".join([TITLE, NOTHING + "\n" + READING, AGAIN])
+    parts = [TITLE, answer(report), READING, machine(report), rows(report), missed(report), agreement(report),
+             kept(report.get("kept")), growth(report.get("growth")), methods(report.get("methods")),
+             book(report.get("book")), AGAIN]  # fmt: skip
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def table(heads: Iterable[str], lines: Iterable[Iterable]) -> str:
+    lines = [list(heads), ["---"] * len(list(heads)), *lines]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def failure(part) -> str | None:
+    """What a part says that did not run to its end."""
+    return f"failed: {part['failed']}" if isinstance(part, dict) and "failed" in part else None
+
+
+def ratios(report: dict) -> list[tuple[dict, dict]]:
+    """All (row, ratio) that were measured."""
+    return [(row, r) for row in report["rows"].values() for r in row.get("ratios", ()) if "median" in r]
+
+
+def reached(ratio: dict) -> bool | None:
+    return None if ratio["target"] is None else ratio["median"] <= ratio["target"]
+
+
+def answer(report: dict) -> str:
+    """The first sentence: step and bytes beside PEFT, and how many aims are reached."""
+    step = next((r["median"] for r in report["rows"].get("step_whole", {}).get("ratios", ())
+                 if r["of"] == "ours / PEFT" and "median" in r), None)  # fmt: skip
+    share = (report.get("kept") or {}).get("ours / PEFT")
+    said = [f"A training step takes {step:.2f} of PEFT's time" if step else "",
+            f"keeps {share:.2f} of its bytes for the backward pass" if share else ""]  # fmt: skip
+    said = " and ".join(filter(None, said))
+    aims = [reached(r) for _, r in ratios(report) if r["target"] is not None]
+    counted = f"Of {len(aims)} aims, {sum(aims)} are reached on this processor." if aims else ""
+    warning = "**This is a trial in a tiny size: its times mean nothing.**" if report.get("smoke") else ""
+    return " ".join(filter(None, [warning, f"**{said}.**" if said else "", counted]))
+
+
+def machine(report: dict) -> str:
+    m = report["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in m["versions"].items())
+    model = "GPT-2 small's shapes, random weights, float32; LoRA r = 8 on all linear layers of its blocks"
+    return f"""## On what
+
+- Processor: {m["processor"]}, {m["cores"]} cores, {m["threads"]} threads
+- Products of frozen weights in the fast path: {m["products"]}
+- Versions: Python {m["python"]}, {versions}
+- Model, unless a row says otherwise: {model}
+- Measured on {report["date"]}, in {report["seconds"] / 60:.0f} minutes"""
+
+
+def rows(report: dict) -> str:
+    shown, times = [], []
+    for row in report["rows"].values():
+        if failure(row):
+            shown.append([row["row"], failure(row), "", "", ""])
+            continue
+        for i, r in enumerate(row["ratios"]):
+            mark = {None: "", True: "✓", False: "✗"}[reached(r) if "median" in r else None]
+            aim = "" if r["target"] is None else f"≤ {r['target']:.3g} {mark}".strip()
+            numbers = [f"{r['median']:.3g}", f"{r['low']:.3g} to {r['high']:.3g}", aim] if "median" in r else [
+                f"not run: {r['not run']}", "", aim]  # fmt: skip
+            shown.append([row["row"] if i == 0 else "", r["of"], *numbers])
+        rounds = f"{row['rounds']}, {row['dropped']} dropped" + ("" if row["quiet"] else "; **the machine was busy**")
+        spent = ", ".join(f"{name} {value:,.1f}" for name, value in row["milliseconds"].items())
+        times.append([row["row"], spent, rounds])
+    return "\n\n".join([
+        "## Ratios", table(("work", "compared", "median", "middle half", "aim"), shown),
+        "What belongs to these rows:", notes(report),
+        "## Times", table(("work", "milliseconds, median", "rounds"), times),
+    ])  # fmt: skip
+
+
+def notes(report: dict) -> str:
+    """A line for each row that has something to say."""
+    lines = []
+    for row in report["rows"].values():
+        facts = [f"{what} {value:,.4g}" if isinstance(value, float) else f"{what} {value:,}"
+                 for what, value in row.get("facts", {}).items()]  # fmt: skip
+        said = "; ".join([*filter(None, [row.get("note", "").rstrip(".")]), *facts])
+        lines += [f"- *{row['row']}*: {said}."] if said else []
+    return "\n".join(lines)
+
+
+def missed(report: dict) -> str:
+    """Which aims were missed, by how much, and what stands in the way."""
+    lines = [f"- *{row['row']}*, {r['of']}: {r['median']:.3g}, the aim was {r['target']:.3g}. What is left: "
+             f"{row['why'].get(r['of'], 'not known yet.')}"
+             for row, r in ratios(report) if reached(r) is False]  # fmt: skip
+    if lines and report["machine"]["products"] != "oneDNN":
+        lines += ["", SHARED]
+    return "## Aims that were missed\n\n" + ("\n".join(lines) if lines else "None, on this processor.")
+
+
+def agreement(report: dict) -> str:
+    """How far apart the contenders of a row are before they are timed."""
+    lines = [[row["row"], ", ".join(f"{name} {value:.1e}" if value else f"{name} equal in every bit"
+                                    for name, value in row["apart"].items())]
+             for row in report["rows"].values() if row.get("apart")]  # fmt: skip
+    return f"## The same results\n\n{SAME}\n\n{table(('work', 'distance'), lines)}" if lines else ""
+
+
+def kept(b: dict | None) -> str:
+    if not b or failure(b):
+        return f"## Bytes, exact\n\n{failure(b)}" if b else ""
+    lines = [[name, f"{value:,}", f"{value / 2**20:.1f}"] for name, value in b["bytes"].items()]
+    pairs = ("ours / PEFT", "target"), ("ours / bound, fast", "target of the bound")
+    said = [f"{of} is {b[of]:.4f}, the aim is ≤ {b[aim]} {'✓' if b[of] <= b[aim] else '✗'}" for of, aim in pairs]
+    return f"## Bytes, exact\n\n{KEPT}\n\n{table(('model', 'bytes', 'MiB'), lines)}\n\n{'; '.join(said)}."
+
+
+def growth(series) -> str:
+    if not series or failure(series):
+        return f"## Growth\n\n{failure(series)}" if series else ""
+    lines = [[row["of"], ", ".join(map(str, row["n"])),
+              ", ".join(f"{k.split(',')[0]} {v:.2f}" for k, v in row.items() if k.endswith("exponent")), row["theory"]]
+             for row in series]  # fmt: skip
+    return f"## Growth\n\n{GROWTH}\n\n{table(('n is', 'its values', 'fitted p', 'theory'), lines)}"
+
+
+def methods(found) -> str:
+    if not found or failure(found):
+        return f"## All methods\n\n{failure(found)}" if found else ""
+    kinds = ("parameters", "gradients", "optimizer", "activations")
+    lines = [[row["method"], f"{row['trained']:,}", f"{1000 * row['seconds']:.0f}",
+              *(f"{row[kind] / 1e6:.2f}" for kind in kinds)] for row in found]  # fmt: skip
+    heads = ("method", "trained", "step, ms", *(f"{kind}, MB" for kind in kinds))
+    return ("## All methods\n\nOne training step of each, the fastest of five; bytes are exact, 1 MB = 10⁶ bytes.\n\n"
+            + table(heads, lines))  # fmt: skip
+
+
+def book(found) -> str:
+    if not found or failure(found):
+        return f"## The book\n\n{failure(found)}" if found else ""
+    lines = []
+    for row in found["rows"]:
+        limit = row["limit"]
+        mark = "" if limit is None else f"≤ {limit} {'✓' if row['seconds'] <= limit else '✗'}"
+        lines.append([row["what"].replace("_", " "), f"{row['seconds']:.1f}", mark])
+    told = "Every chapter run from nothing on one thread, as `make book` does, then rendered, then built once more."
+    return f"## The book\n\n{told}\n\n{table(('what', 'seconds', 'limit'), lines)}"
