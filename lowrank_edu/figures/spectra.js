@@ -8,14 +8,15 @@
   if (r !== state.r) { slider.value = r; $.all("[data-out=r]")[0].textContent = r; }
   const height = v => (state.log ? Math.max(0, 1 + Math.log10(Math.max(v, 1e-30)) / decades) : v) * tall;
   const bars = (from, to) => {
-    const step = width / count, wide = step - Math.min(2, .25 * step);
-    return s.slice(from, to).map((v, k) => `M${((k + from) * step).toFixed(1)} ${floor}v-${height(v).toFixed(1)}h${wide.toFixed(2)}V${floor}z`).join("");
+    const step = width / count, wide = (step - Math.min(2, .25 * step)).toFixed(2);
+    return s.slice(from, to).map((v, k) => `M${((k + from) * step).toFixed(1)} ${floor}v-${height(v).toFixed(1)}h${wide}V${floor}z`).join("");
   };
+  const outline = s => s.flatMap((v, k) => k % Math.ceil(s.length / 96) ? [] : [[(k + .5) * width / s.length, floor - height(v)]]);
   $.attr("kept", {d: bars(0, r)});
   $.attr("lost", {d: bars(r, count)});
   $.attr("cut", {d: `M${(r * width / count).toFixed(1)} 8V${floor + 5}`});
   $.html("others", Object.entries(data.matrices).filter(([other]) => other !== name).map(([, o]) =>
-    `<path d="${$.path(o.s.map((v, k) => [(k + .5) * width / o.s.length, floor - height(v)]))}"/>`).join(""));
+    `<path d="${$.path(outline(o.s))}"/>`).join(""));
   const scale = state.log ? [[0, "1"], [1, "10⁻¹"], [2, "10⁻²"], [3, "10⁻³"]].map(([d, t]) => [d / decades, t]) : [[0, "1"], [.5, "0.5"]];
   $.html("grid", scale.map(([depth, text]) => { const y = floor - (1 - depth) * tall;
     return `<path d="M0 ${y}H${width}" stroke="currentColor" stroke-opacity=".22"/><text x="${width + 5}" y="${y + 4}">${text}</text>`; }).join(""));
