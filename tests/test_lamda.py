@@ -317,8 +317,8 @@ def gpt2_small():
 
 
 def llama_shaped():
-    shape = {"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 3, "num_attention_heads": 4}
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, vocab_size=128)).train()
+    shape = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, vocab_size=1024)).train()
 
 
 def step_keeps(model, method, fast, rows, length):
@@ -378,10 +378,32 @@ def test_the_variants_keep_the_same(variant):
 
 def test_in_llama_the_saving_stays_on_the_fast_path():
     """What down_proj reads is a product of two branches, which the fast path keeps for LoRA's dA."""
-    model, n, d, inner, layers, r = llama_shaped(), 2 * 16, 64, 172, 3, 8
-    lora, lamda = rows_of_chapter_11("svd-residual")["LoRA"], rows_of_chapter_11("svd-residual")[8, "at first"]
-    more = step_keeps(model, lora, True, 2, 16) - step_keeps(model, lamda, True, 2, 16)
-    assert more == 4 * (n * inner * layers + n * d - layers * r * (5 * d + 2 * inner))
+    model, n, d, inner, layers, r = llama_shaped(), 4 * 128, 256, 688, 4, 8
+    methods = rows_of_chapter_11("released")
+    plain, quick = (
+        [step_keeps(model, methods[which], fast, 4, 128) for which in ("LoRA", (8, "at first"))]
+        for fast in (False, True)
+    )
+    assert quick[0] - quick[1] == 4 * (n * inner * layers + n * d - layers * r * (5 * d + 2 * inner))
+    assert round(plain[1] / plain[0], 2) == 0.78 and round(quick[1] / quick[0], 2) == 0.84
+
+
+@pytest.mark.parametrize("where, share", [("dropout", 0.72), ("16 bits", 0.55), ("autocast", 0.77)])
+def test_where_the_fast_path_keeps_x_the_saving_stays(where, share):
+    stories = lo.tokenize(lo.load_model("tiny-gpt2")[1], lo.corpus.stories(8, seed=1, style="pirate"))
+    examples, kept = lo.training.collate(stories, "cpu"), []
+    for method in (lo.LoRA(8, 16, target_modules="all-linear"), lo.LaMDA(8, "all-linear")):
+        model, _ = lo.load_model("tiny-gpt2")
+        model.train().to(torch.bfloat16 if where == "16 bits" else torch.float32)
+        method = dataclasses.replace(method, dropout=0.1 if where == "dropout" else 0.0)
+        lo.adapt(model, method, fast=True)
+        saved = Saved(model)
+        with saved.listening(), torch.autocast("cpu", torch.bfloat16, enabled=where == "autocast"):
+            loss = token_loss(model, examples)[0]
+            saved.look()
+        kept.append(sum(saved.largest.values()))
+        del loss
+    assert round(kept[1] / kept[0], 2) == share
 
 
 # ---- LaMDA++ ----
