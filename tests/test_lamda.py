@@ -1,5 +1,6 @@
 """LaMDA: its starts, the front that really freezes, what is saved for the backward pass, and the ranks of LaMDA++."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -17,7 +18,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import lowrank_edu as lo
+from lowrank_edu.accounting import Saved
 from lowrank_edu.allocation import ORDERS, allocate, energy_at
+from lowrank_edu.batches import token_loss
 from lowrank_edu.inits import directions
 from lowrank_edu.methods.lamda import VARIANTS, FrontLowRank, frozen_columns
 from lowrank_edu.schedules import schedule_of
@@ -305,6 +308,102 @@ def test_saved_activations_are_r_wide_once_B_is_frozen(variant):
     assert saved_bytes(method) == n * 2 * r * size  # A x for Σ, Σ A x for B
     assert saved_bytes(method, after=2) == n * 2 * r * size
     assert saved_bytes(method, after=r) == n * r * size  # A x for Σ alone
+
+
+def gpt2_small():
+    """GPT-2 small, random. Its content counts for nothing here: LaMDA's own start would take 48 SVDs, so `released`."""
+    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**no_dropout)).train()
+
+
+def llama_shaped():
+    shape = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, vocab_size=1024)).train()
+
+
+def step_keeps(model, method, fast, rows, length):
+    """Bytes that autograd keeps of a training step, each storage once, weights apart; the model is unwrapped."""
+    ids = torch.randint(0, model.config.vocab_size, (rows, length))
+    lo.adapt(model, method, fast=fast)
+    saved = Saved(model)
+    with saved.listening():
+        loss = token_loss(model, {"input_ids": ids, "labels": ids})[0]
+        saved.look()
+    del loss
+    lo.unwrap(model)
+    return sum(saved.largest.values())
+
+
+def rows_of_chapter_11(variant):
+    lora = {"LoRA": lo.LoRA(8, 16, target_modules="all-linear")}
+    lamda = {
+        (r, when): lo.LaMDA(r, target_modules="all-linear", variant=variant, freeze_share=share)
+        for r in (8, 32)
+        for when, share in (("at first", 0.3), ("B frozen", 0.0))
+    }
+    return lora | lamda
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_what_lamda_keeps_beside_lora_in_gpt2_small(fast):
+    """Chapter 11's table. In a block LoRA alone holds x of c_attn, c_fc (d) and the second c_proj (4 d); the fast path
+    makes those again, but for the first block's, under which nothing learns. LaMDA then holds B Σ, 9 d r, instead."""
+    model, n, d, layers, heads, words = gpt2_small(), 4 * 128, 768, 12, 12, 50257
+    targets = 4 * 127
+    others = 4 * n * layers * ((10 if fast else 24) * d + 4 + heads)
+    others += targets * (4 * d + 1) if fast else 4 * targets * (words + 2) + 4
+    assert others == (190_697_980 if fast else 555_504_340)  # the page prints with these
+    kept, of_z = {}, {r: 4 * n * layers * 4 * r for r in (8, 32)}
+    for name, method in rows_of_chapter_11("released").items():
+        kept[name] = step_keeps(model, method, fast, 4, 128)
+    print({name: f"{number:,} = {number / kept['LoRA']:.4f} x" for name, number in kept.items()})
+    assert kept.pop("LoRA") == others + of_z[8] + 4 * n * d * (1 if fast else 6 * layers)
+    for (r, when), number in kept.items():
+        product = 4 * layers * 9 * d * r if fast else 0
+        assert number == others + of_z[r] * (1 if fast or when == "B frozen" else 2) + product
+
+
+@pytest.mark.parametrize("variant", ["svd-residual", "svd-zero"])
+def test_the_variants_keep_the_same(variant):
+    for fast in (False, True):
+        for name, method in rows_of_chapter_11("released").items():
+            if name != "LoRA":
+                small = dataclasses.replace(method, r=3)
+                bytes_of = [
+                    step_keeps(tiny("gpt2").train(), dataclasses.replace(small, variant=which), fast, 2, 7)
+                    for which in ("released", variant)
+                ]
+                assert bytes_of[0] == bytes_of[1], (name, fast)
+
+
+def test_in_llama_the_saving_stays_on_the_fast_path():
+    """What down_proj reads is a product of two branches, which the fast path keeps for LoRA's dA."""
+    model, n, d, inner, layers, r = llama_shaped(), 4 * 128, 256, 688, 4, 8
+    methods = rows_of_chapter_11("released")
+    plain, quick = (
+        [step_keeps(model, methods[which], fast, 4, 128) for which in ("LoRA", (8, "at first"))]
+        for fast in (False, True)
+    )
+    assert quick[0] - quick[1] == 4 * (n * inner * layers + n * d - layers * r * (5 * d + 2 * inner))
+    assert round(plain[1] / plain[0], 2) == 0.78 and round(quick[1] / quick[0], 2) == 0.84
+
+
+@pytest.mark.parametrize("where, share", [("dropout", 0.72), ("16 bits", 0.55), ("autocast", 0.77)])
+def test_where_the_fast_path_keeps_x_the_saving_stays(where, share):
+    stories = lo.tokenize(lo.load_model("tiny-gpt2")[1], lo.corpus.stories(8, seed=1, style="pirate"))
+    examples, kept = lo.training.collate(stories, "cpu"), []
+    for method in (lo.LoRA(8, 16, target_modules="all-linear"), lo.LaMDA(8, "all-linear")):
+        model, _ = lo.load_model("tiny-gpt2")
+        model.train().to(torch.bfloat16 if where == "16 bits" else torch.float32)
+        method = dataclasses.replace(method, dropout=0.1 if where == "dropout" else 0.0)
+        lo.adapt(model, method, fast=True)
+        saved = Saved(model)
+        with saved.listening(), torch.autocast("cpu", torch.bfloat16, enabled=where == "autocast"):
+            loss = token_loss(model, examples)[0]
+            saved.look()
+        kept.append(sum(saved.largest.values()))
+        del loss
+    assert round(kept[1] / kept[0], 2) == share
 
 
 # ---- LaMDA++ ----
