@@ -30,8 +30,8 @@ KEPT = """What a training step keeps for its backward pass, weights left out. It
 machine."""
 GROWTH = """The exponent p of value ≈ c · nᵖ, fitted to the larger half of a doubling series. With p = 1 twice the n
 takes twice as much, with p = 2 four times as much, with p = 0 the same."""
-SHARED = """On this processor the fast path takes torch's own products, as PEFT does. On others it takes oneDNN's, which
-are faster there: that part of its gain is absent here."""
+SHARED = """On this processor the fast path takes torch's own products, as PEFT does. On others it takes oneDNN's;
+the aims were set on one of those."""
 AGAIN = """## Measure it yourself
 
 ```bash

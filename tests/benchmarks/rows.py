@@ -200,8 +200,7 @@ def nf4_dequantise(size: Size, dtype=torch.float32, target=0.55):
              "bitsandbytes": lambda: functional.dequantize_4bit(packed, state)}  # fmt: skip
     ratios = [("ours / bitsandbytes", "ours", "bitsandbytes", target)]
     note = "ours fills memory that is kept; bitsandbytes allocates, and its kernel alone is faster than ours."
-    why = {"ours / bitsandbytes": "its compiled kernel reads and writes once; ours is a table look-up and a product in "
-           "torch. The aim was set where allocating took bitsandbytes most of its time."}  # fmt: skip
+    why = {"ours / bitsandbytes": "its compiled kernel reads and writes once; ours looks up and multiplies in torch."}
     return Row(f"NF4 dequantise {size.square}², {str(dtype)[6:]}", works, ratios, note, why=why)
 
 
