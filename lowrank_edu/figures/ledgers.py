@@ -218,8 +218,7 @@ def memory_measured(results=None, slug="memory-measured"):
         f"{how['rank']} on all linear layers. Upper bar of each pair: planned from shapes; lower bar: measured. With "
         "checkpointing the bars show what is kept when the forward pass ends.",
         controls=[Toggle("checkpointing", "checkpointing")],
-        data={"rows": rows, "names": METHODS, "end": end, "colours": list(PARTS.values()),
-              "box": [LEFT, ROW, THIN, WIDE]},
+        data={"rows": rows, "names": METHODS, "end": end, "box": [LEFT, WIDE]},
         stage=svg(WIDE + 10, ROW * len(rows) + 4, f'<g data-el="pairs">{_pairs(rows, "plain", end)}</g>')
         + f"<p>{''.join(key(colour, WORDS[part]) for part, colour in PARTS.items())}</p>",
         panel=tiles(("worst", f"{100 * apart(rows, 'plain'):.1f} %", "largest difference of two totals")),

@@ -8,20 +8,13 @@
   const kept = order.filter(i => state.keep === "all" || rows[i][state.keep]);
   const box = $("cards"), cards = data.cards ||= rows.map((_, i) => box.querySelector(`[data-row="${i}"]`));
   const label = i => asked ? `${by}: ${rows[i][by]}` : "";
-  const turn = data.turn = (data.turn || 0) + 1;  // a newer choice ends the work of an older one
-  let at = 0;
-  const some = () => {  // six cards a frame, the first in sight first: to lay out all of them takes longer than a frame
-    if (turn !== data.turn) return;
-    for (const end = Math.min(at + 6, order.length); at < end; at++) {
-      const i = order[at], card = cards[i], hidden = !kept.includes(i), place = card.querySelector(".by");
-      if (card.hidden !== hidden) card.hidden = hidden;
-      if (place.textContent !== label(i)) place.textContent = label(i);
-      if (box.children[at] !== card) box.insertBefore(card, box.children[at]);
-    }
-    if (at < order.length) requestAnimationFrame(some);
-  };
-  some();
-  $.all("[data-dot]").forEach(dot => dot.setAttribute("fill-opacity", kept.includes(+dot.dataset.dot) ? ".7" : ".12"));
+  order.forEach((i, at) => {
+    const card = cards[i], hidden = !kept.includes(i);
+    if (card.hidden !== hidden) card.hidden = hidden;
+    $.text(card.querySelector(".by"), label(i));
+    if (box.children[at] !== card) box.insertBefore(card, box.children[at]);
+  });
+  $.all("[data-dot]").forEach(dot => $.attr(dot, {"fill-opacity": kept.includes(+dot.dataset.dot) ? ".7" : ".12"}));
   const counts = kept.map(i => rows[i].trained).filter(n => n !== null);
   $.text("shown", kept.length);
   $.text("answers", asked ? new Set(kept.map(i => rows[i][by])).size : `${$.num(Math.min(...counts))} – ${$.num(Math.max(...counts))}`);

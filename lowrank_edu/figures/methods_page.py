@@ -113,17 +113,17 @@ def method_table(table=None, counts=None, slug="method-table"):
         for row in rows
     ]
     css = (
-        "#fig-SLUG .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:.5rem;"
-        "align-items:start;margin-top:.6rem}"
-        "#fig-SLUG details{border:1px solid var(--soft);border-radius:8px;padding:.4rem .6rem;font-size:14px;margin:0;"
-        "background:none;box-shadow:none;min-width:0}"
+        "#fig-SLUG .cards{margin-top:.6rem}"  # one below the other: a grid would be laid out whole at every change
+        "#fig-SLUG details{border:1px solid var(--soft);border-radius:8px;padding:.4rem .6rem;font-size:14px;"
+        "margin:0 0 .4rem;background:none;box-shadow:none}"
+        "@media screen{#fig-SLUG details{content-visibility:auto;contain-intrinsic-block-size:auto 58px}}"
         "#fig-SLUG details[hidden]{display:none}"
         "#fig-SLUG summary{cursor:pointer;list-style-position:outside;margin-left:1rem;overflow-wrap:anywhere;"
         "background:none;padding:0}"
         "#fig-SLUG summary:focus-visible{outline:3px solid var(--b);outline-offset:2px}"
         "#fig-SLUG summary b{margin-right:.4rem}"
-        "#fig-SLUG summary span{display:block;color:var(--muted)}"
-        "#fig-SLUG .by{color:currentColor}"
+        "#fig-SLUG summary span{color:var(--muted)}#fig-SLUG .use{margin-left:.7em}"
+        "#fig-SLUG .by{display:block;color:currentColor}"
         "#fig-SLUG dl{display:grid;grid-template-columns:auto 1fr;gap:.1rem .6rem;margin:.4rem 0 0}"
         "#fig-SLUG code{display:block;font-size:12px;margin-top:.4rem;overflow-wrap:anywhere;white-space:pre-wrap;"
         "color:inherit}"
@@ -180,7 +180,7 @@ def _card(i, row):
     code = f"<code>{escape(row['code'])}</code>" if "code" in row else ""
     return (
         f'<details data-row="{i}"><summary><b>{escape(row["name"])}</b>{count}'
-        f'<span>{escape(row["use"])}</span><span class="by"></span></summary>'
+        f'<span class="use">{escape(row["use"])}</span><span class="by"></span></summary>'
         f"<dl>{answers}<dt>source</dt><dd>{escape(row['source'])}</dd></dl>{code}</details>"
     )
 

@@ -5,24 +5,27 @@
   if (!fig || fig.dataset.ready) return;
   fig.dataset.ready = "1";
   const find = q => fig.querySelector(q), all = q => [...fig.querySelectorAll(q)];
-  const $ = name => find(`[data-el="${name}"]`);
+  const places = {};  // looked up once; a redraw has one frame, and the same holds for formats and colours below
+  const $ = name => places[name] && places[name].isConnected ? places[name] : places[name] = find(`[data-el="${name}"]`);
   // ---- numbers, as the book prints them
   const sup = n => String(n).replace(/./g, c => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c] || (c === "-" ? "⁻" : ""));
-  $.num = (x, digits = 0) => x.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits});
+  const fixed = {}, figures = {};
+  $.num = (x, digits = 0) => (fixed[digits] ||= new Intl.NumberFormat("en", {minimumFractionDigits: digits, maximumFractionDigits: digits})).format(x);
   $.pct = (x, digits = 1) => $.num(100 * x, digits) + " %";
-  $.sig = (x, digits = 3) => x === 0 ? "0" : Math.abs(x) >= 1e-3 && Math.abs(x) < 1e6 ? (+x.toPrecision(digits)).toLocaleString("en", {maximumSignificantDigits: digits}) : $.sci(x, digits);
+  $.sig = (x, digits = 3) => x === 0 ? "0" : Math.abs(x) >= 1e-3 && Math.abs(x) < 1e6 ? (figures[digits] ||= new Intl.NumberFormat("en", {maximumSignificantDigits: digits})).format(+x.toPrecision(digits)) : $.sci(x, digits);
   $.sci = (x, digits = 2) => { if (x === 0) return "0"; const [m, e] = x.toExponential(digits - 1).split("e"); return `${m} × 10${sup(+e)}`; };
   $.bytes = n => { let i = 0; while (n >= 1000 && i < 5) { n /= 1000; i++; } return `${i ? n.toPrecision(3) : n} ${["B", "kB", "MB", "GB", "TB", "PB"][i]}`; };
-  // ---- reading and writing the picture; what stays as it is costs no layout
+  // ---- reading and writing the picture, by name or element; what stays as it is costs no layout
   $.fig = fig; $.all = all;
-  const put = (el, text) => { if (el.textContent !== text) el.textContent = text; };
+  const at = place => typeof place === "string" ? $(place) : place;
   const written = new WeakMap();
-  $.text = (name, value) => put($(name), String(value));
+  $.text = (place, value) => { const el = at(place), text = String(value); if (el.textContent !== text) el.textContent = text; };
   $.html = (name, markup) => { const el = $(name); if (written.get(el) !== markup) { el.innerHTML = markup; written.set(el, markup); } };
-  $.attr = (name, attributes) => { const el = $(name); for (const k in attributes) if (el.getAttribute(k) !== String(attributes[k])) el.setAttribute(k, attributes[k]); };
+  $.attr = (place, attributes) => { const el = at(place); for (const k in attributes) if (el.getAttribute(k) !== String(attributes[k])) el.setAttribute(k, attributes[k]); };
   $.meter = (name, share) => $.attr(name, {style: `width:${Math.min(100, 100 * share).toFixed(1)}%;background:var(--${share > 1 ? "b" : "a"})`});
   $.path = points => points.map(([x, y], i) => (i ? "L" : "M") + x.toFixed(1) + " " + y.toFixed(1)).join("");
-  $.color = name => getComputedStyle(fig).getPropertyValue("--" + name).trim();
+  let inks = {};
+  $.color = name => inks[name] ||= getComputedStyle(fig).getPropertyValue("--" + name).trim();
   $.rgb = name => { const n = parseInt($.color(name).slice(1), 16); return [n >> 16, n >> 8 & 255, n & 255]; };
   $.heat = (name, values, rows, cols, {lo = 0, hi = 1, map = "gray"} = {}) => {  // gray: picture · amount: 0 … a · signed: a … 0 … b
     const canvas = $(name), img = new ImageData(cols, rows), to = img.data, [a, b] = [$.rgb("a"), $.rgb("b")];
@@ -112,6 +115,7 @@
   const theme = () => {
     const rgb = getComputedStyle(fig).color.match(/^rgba?\(([\d.]+)[, ]+([\d.]+)[, ]+([\d.]+)/);
     if (rgb) fig.dataset.ink = .3 * rgb[1] + .59 * rgb[2] + .11 * rgb[3] > 140 ? "light" : "dark";
+    inks = {};
   };
   const retheme = () => setTimeout(() => { theme(); redraw(""); }, 30);
   const watch = new MutationObserver(retheme), attributeFilter = ["data-theme", "theme", "class", "data-jp-theme-light"];

@@ -22,10 +22,7 @@
   const full = plan("full"), mine = plan(state.method);
   // The picture stands from the start: only what differs is written, since every write costs the page a layout.
   const at = data.at ||= {cells: [...$("rows").querySelectorAll("td")]};
-  const put = (el, text) => { if (el.textContent !== text) el.textContent = text; };
-  const text = (name, value) => put(at[name] ||= $(name), value);
-  const set = (el, name, value) => { if (el.getAttribute(name) !== value) el.setAttribute(name, value); };
-  const say = (fits, why) => { text("fits", fits); text("fits-of", why); };
+  const say = (fits, why) => { $.text("fits", fits); $.text("fits-of", why); };
   $.fig.dataset.total = mine ? mine.total : "";
   const most = mine ? mine.total : 0;
   const least = most > 1.5e9 && most < 17e9 ? 20e9 : most >= 17e9 && most < 87e9 ? 100e9 : 1.15 * most;
@@ -34,19 +31,19 @@
     let x = 0;
     (at[`rects of ${name}`] ||= [...$(name).children]).forEach((rect, k) => {
       const w = mine ? Math.max(0, Math.min(wide, x + wide * plan[parts[k]] / end) - x) : 0;
-      set(rect, "x", x.toFixed(1)); set(rect, "width", w.toFixed(1));
+      $.attr(rect, {x: x.toFixed(1), width: w.toFixed(1)});
       x += w;
     });
   };
   bar("bar", mine); bar("other", full);
   const marks = mine ? data.gpus.filter(([, n]) => .04 * end < n && n < end).map(([name, n]) => `<path d="M${(wide * n / end).toFixed(1)} ${top - 6}V112" stroke="currentColor" stroke-dasharray="3 3"/><text x="${(wide * n / end).toFixed(1)}" y="126" text-anchor="middle">${name}</text>`).join("") : "";
-  if (marks !== at.drawn) $.html("marks", at.drawn = marks);
+  $.html("marks", marks);
   const count = n => String(n).replace(/\B(?=(\d{3})+$)/g, ","), shown = plan => [...parts, "total"].map(part => $.bytes(plan[part])).concat(count(plan.trained));
   const columns = mine ? [shown(mine), shown(full)] : null;
-  at.cells.forEach((cell, k) => put(cell, columns ? columns[k % 2][k >> 1] : ""));
-  text("mine", mine ? $.bytes(mine.total) : "");
-  text("full", mine ? `full fine-tuning: ${$.bytes(full.total)}${full.total > end ? " →" : ""}` : "");
-  text("end", mine ? $.bytes(end) : "");
+  at.cells.forEach((cell, k) => $.text(cell, columns ? columns[k % 2][k >> 1] : ""));
+  $.text("mine", mine ? $.bytes(mine.total) : "");
+  $.text("full", mine ? `full fine-tuning: ${$.bytes(full.total)}${full.total > end ? " →" : ""}` : "");
+  $.text("end", mine ? $.bytes(end) : "");
   if (!mine) {
     say("", "This model has no biases, so there is nothing that BitFit could train.");
     return "This model has no biases, so there is nothing that BitFit could train.";

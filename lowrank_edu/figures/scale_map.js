@@ -6,11 +6,15 @@
   const amount = gap => bad(gap) ? .4 : .06 + .49 * (1 - gap / base) ** 3;
   const best = row => row.reduce((b, gap, j) => gap !== null && (row[b] === null || gap < row[b]) ? j : b, 0);
   const middle = j => left + (j + .5) * wide, short = lr => String(+lr.toPrecision(2));
-  $.html("cells", rows.map((row, i) => {
-    const y = top + i * high, mine = best(row);
-    return `<g data-set="r=${ranks[i]}"${ranks[i] === state.r ? " class=mine" : ""}><text x="${left - 8}" y="${y + high / 2 + 4}" text-anchor="end">r = ${ranks[i]}</text>` +
-      row.map((gap, j) => `<rect class="sq${bad(gap) ? " bad" : ""}${j === mine ? " top" : ""}" x="${left + j * wide + 2}" y="${y + space}" width="${wide - 4}" height="${high - 2 * space}" rx="5" fill-opacity="${amount(gap).toFixed(2)}"/><text x="${middle(j)}" y="${y + high / 2 + 4}" text-anchor="middle">${number(gap)}</text>`).join("") + "</g>";
-  }).join(""));
+  const cells = data.cells ||= [...$("cells").children];  // the grid stands from the start: a change sets what differs
+  rows.forEach((row, i) => {
+    const [, ...parts] = cells[i].children, mine = best(row);
+    cells[i].classList.toggle("mine", ranks[i] === state.r);
+    row.forEach((gap, j) => {
+      $.attr(parts[2 * j], {class: `sq${bad(gap) ? " bad" : ""}${j === mine ? " top" : ""}`, "fill-opacity": amount(gap).toFixed(2)});
+      $.text(parts[2 * j + 1], number(gap));
+    });
+  });
   $.attr("ridge", {d: rows.slice(1).map((row, i) => $.path([[middle(best(rows[i])), top + (i + 1) * high - space], [middle(best(row)), top + (i + 1) * high + space]])).join("")});
   const at = ranks.indexOf(state.r), row = rows[at], mine = best(row), tuned = rows[ranks.indexOf(4)], kept = best(tuned);
   const scale = {r: state.alpha / state.r, root: state.alpha / Math.sqrt(state.r), one: state.alpha}[state.rule];
@@ -20,7 +24,7 @@
   $.text("best", short(rates[mine]));
   $.text("kept", lost);
   $.text("kept-of", `nats, if you keep ${short(rates[kept])}, the best rate of r = 4`);
-  const cells = row.map((gap, j) => `rate ${short(rates[j])}: ${gap === null ? "diverged" : number(gap)}`).join("; ");
+  const told = row.map((gap, j) => `rate ${short(rates[j])}: ${gap === null ? "diverged" : number(gap)}`).join("; ");
   const rule = {r: "alpha over r", root: "alpha over root r", one: "alpha alone"}[state.rule];
-  return `${rule}, alpha ${state.alpha}, rank ${state.r}: scale ${$.sig(scale, 3)}. ${cells}. Best rate ${short(rates[mine])}. Keeping the best rate of rank 4: ${lost}.`;
+  return `${rule}, alpha ${state.alpha}, rank ${state.r}: scale ${$.sig(scale, 3)}. ${told}. Best rate ${short(rates[mine])}. Keeping the best rate of rank 4: ${lost}.`;
 }
