@@ -198,13 +198,20 @@ def test_the_figure_moves_and_begins_as_drawn():
         plain = figure_page.show(browser, figure.html, script=False)
         assert plain.locator("[data-row]").count() == len(names)
         assert plain.locator(".lo-stage").inner_html().replace(" ", "") == stage
+        frames = "new Promise(done => setTimeout(done, 500))"  # cards are put in order a few a frame
         page.select_option("select", "name")
+        page.select_option("select", "trained")  # the newer choice wins
+        page.select_option("select", "name")
+        page.evaluate(frames)
         assert page.evaluate(shown) == sorted(names, key=str.lower)
         page.select_option("select", "trained")
+        page.evaluate(frames)
         assert page.evaluate(shown)[0] == "intrinsic dimension"
         assert page.evaluate(shown)[-2:] == ["P-tuning", "diff pruning"]  # no count: last
         page.check("input[value=merge]", force=True)
+        page.evaluate(frames)
         assert len(page.evaluate(shown)) == 18 and "prefix tuning" not in page.evaluate(shown)
         page.select_option("select", "start")
+        page.evaluate(frames)
         assert page.inner_text("[data-row]:not([hidden]) .by").startswith("start: ")
         assert not page.errors
