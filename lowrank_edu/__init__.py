@@ -22,6 +22,7 @@ _HOMES = {
     "switching": [
         "merge", "unmerge", "set_adapter", "disabled", "routed", "combine", "unwrap", "delete_adapter", "adapter_names",
     ],
+    "swapping": ["swap_merged"],
     "quantizing": ["quantize", "Quantization"],
     "paging": ["paged_adamw"],
     "schedules": ["attach"],

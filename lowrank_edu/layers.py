@@ -130,15 +130,16 @@ class AdaptedLayer(Holder):
         return self.updates[name].delta(self._unmerged())
 
     @torch.no_grad()
-    def merge_values(self, names, W=None):
+    def merge_values(self, names, W=None, room=None):
         """{parameter name: new value} of the base with these updates baked in; nothing is changed.
 
         Sums are made in float32 or wider and rounded once to the layer's dtype. `W` (d_out, d_in) is used
-        instead of the base's weight if given. Raises ValueError where a value would not be finite (NaN in an
-        adapter, or an overflow of the layer's dtype).
+        instead of the base's weight if given, and `room` is memory that the new weight may take. Raises
+        ValueError where a value would not be finite (NaN in an adapter, or an overflow of the layer's dtype).
         """
         updates, new = [self.updates[name] for name in names], {}
-        deltas = [update.delta(self.base) for update in updates if update.changes_weight]
+        changing = [update for update in updates if update.changes_weight]
+        deltas = [update.delta(self.base, None if k else room) for k, update in enumerate(changing)]
         shifts = [update.bias for update in updates if update.bias is not None]
         if self.whole is not None:
             new = dict(self.whole.copy.named_parameters())

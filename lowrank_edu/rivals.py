@@ -36,7 +36,7 @@ class Bottleneck(Update):
         h = ACTIVATIONS[self.activation](F.linear(h, self.W1, self.b1))  # (…, d) -> (…, b)
         return F.linear(h, self.W2, self.b2)  # (…, b) -> (…, d)
 
-    def delta(self, base):
+    def delta(self, base, room=None):
         raise ValueError(NONLINEAR)
 
 

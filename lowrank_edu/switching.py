@@ -50,7 +50,7 @@ def set_adapter(model, names):
 def disabled(model):
     """The base model, bit for bit, for as long as the `with` block lasts; merged adapters step aside too."""
     layers = holders(model)
-    _refuse_dropped(layers)
+    refuse_dropped(layers)
     before = {path: layer.enabled for path, layer in layers.items()}
     for path, layer in layers.items():
         if layer.kept and before[path]:
@@ -69,7 +69,7 @@ def disabled(model):
 def routed(model, names):
     """One batch, an adapter per row: `names[i]` (or None for the base model) acts on row i."""
     layers, names = holders(model), list(names)
-    _refuse_unable(model, [name for name in names if name is not None], "route")
+    refuse_unable(model, [name for name in names if name is not None], "route")
     _refuse_merged(layers, "route rows")
     before = {path: layer.rows for path, layer in layers.items()}
     for layer in layers.values():
@@ -98,8 +98,13 @@ def merge(model, *, how=None, weights=None, keep_base=True):
 
     Returns None, or a MergeReport of what the merged weights are away from Ŵ + ΔW.
     """
+    return bake(model, how, weights, keep_base)
+
+
+def bake(model, how=None, weights=None, keep_base=True, rooms=None):
+    """`merge`; `rooms` are layers that were merged a moment ago, {path: memory for the new weight, or None}."""
     refuse_sharded(model, "merge")
-    layers = holders(model)
+    layers, rooms = holders(model), rooms or {}
     active = {path: [n for n in layer.active if n in layer.updates] for path, layer in layers.items()}
     merged = next((p for p, layer in layers.items() if layer.kept is not None), None)
     if merged is not None:
@@ -111,17 +116,18 @@ def merge(model, *, how=None, weights=None, keep_base=True):
         raise ValueError(
             "no adapter is active, so there is nothing to merge. Call adapt or set_adapter first."
         )
-    _refuse_unable(model, {name for names in active.values() for name in names}, "merge")
+    refuse_unable(model, {name for names in active.values() for name in names}, "merge")
     originals, new = weights_to_merge_into(layers, active, how, weights), {}
     for path, names in active.items():
         if names:
             try:
-                new[path] = layers[path].merge_values(names, originals.get(path))
+                new[path] = layers[path].merge_values(names, originals.get(path), rooms.get(path))
             except ValueError as error:
                 raise ValueError(f"{path}: {error} Nothing was merged.") from None
     shared = tied(model)
-    _warn_untied(model, shared, new)
-    _warn_gained(layers, new)
+    fresh = {path: values for path, values in new.items() if path not in rooms}  # of the others it was said before
+    _warn_untied(model, shared, fresh)
+    _warn_gained(layers, fresh)
     memo = {}
     twins = {path: layers[path].merged(values, memo, how) for path, values in new.items()}
     report = merge_report(layers, active, twins, originals, how) if originals else None
@@ -136,7 +142,7 @@ def unmerge(model):
     merged = [layer for layer in layers.values() if layer.kept is not None]
     if not merged:
         raise ValueError("nothing is merged, so there is nothing to unmerge.")
-    _refuse_dropped(layers)
+    refuse_dropped(layers)
     for layer in merged:
         layer.restore()
 
@@ -152,7 +158,7 @@ def combine(model, weights, name):
     from .methods import LoRA
 
     check_free(model, name)
-    _refuse_unable(model, weights, "combine")
+    refuse_unable(model, weights, "combine")
     for source, w in weights.items():
         if not math.isfinite(w):
             raise ValueError(f"weights={weights!r}: the weight of {source!r} is not a finite number.")
@@ -235,7 +241,7 @@ def _warn_untied(model, shared, new):
             warnings.warn(
                 f"{names} share one weight. Merging unties them: the model now holds "
                 f"{copies} copies, {(copies - 1) * old.numel() * old.element_size():,} bytes more.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 
@@ -247,11 +253,11 @@ def _warn_gained(layers, new):
             f"{gained[0]} and {len(gained) - 1} more layers now hold a bias that they did not have. Before you save "
             "the merged model, let its configuration say so (Llama: attention_bias=True, mlp_bias=True), or loading "
             "it leaves them out.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
-def _refuse_unable(model, names, what):
+def refuse_unable(model, names, what):
     for name in names:
         method = method_of(model, name)
         reason = method.cannot(what)
@@ -265,6 +271,6 @@ def _refuse_merged(layers, what):
         raise ValueError(f"{list(merged.merged_names)} is merged: call unmerge(model) before you {what}.")
 
 
-def _refuse_dropped(layers):
+def refuse_dropped(layers):
     if any(layer.kept == () for layer in layers.values()):
         raise ValueError(DROPPED)

@@ -91,8 +91,12 @@ class Update(nn.Module):
         return 0.0
 
     @torch.no_grad()
-    def delta(self, base):
-        """ΔW (d_out, d_in), float32 or wider, formed explicitly: only for merging and looking."""
+    def delta(self, base, room=None):
+        """ΔW (d_out, d_in), float32 or wider, formed explicitly: only for merging and looking.
+
+        room: memory in the shape of the base's weight that the result may be written into; new memory costs more
+        time than the product. An update that has no use for it gives a new matrix.
+        """
         return torch.zeros_like(weight_of(base), dtype=torch.float32)
 
 
@@ -183,21 +187,22 @@ class LowRank(Update):
     def change(self, x, y, base):
         return self.low_rank(self.drop(x, base), base)
 
-    def product(self, transposed=False):
+    def product(self, transposed=False, room=None):
         """ΔW as a matrix (d_out, d_in), in float32 or wider. transposed: in the memory order of ΔWᵀ (d_in, d_out)."""
-        dW = self._product(*self.factors(), transposed)
+        dW = self._product(*self.factors(), transposed, room)
         return dW - self._product(*self.start(), transposed) if self.residual else dW
 
-    def _product(self, A, B, transposed):
+    def _product(self, A, B, transposed, room=None):
         A, B, scale = widened(A), widened(B), self.scale
         if math.frexp(scale)[0] == 0.5:  # a power of two shifts no digit, so the small factor may carry it
             B, scale = B * scale, 1.0
-        product = (A.T @ B.T).T if transposed else B @ A
+        room = room if room is not None and room.dtype == A.dtype else None
+        product = torch.mm(A.T, B.T, out=room).T if transposed else torch.mm(B, A, out=room)
         return product if scale == 1 else product.mul_(scale)
 
     @torch.no_grad()
-    def delta(self, base):
-        return self.product(stored_transposed(base))
+    def delta(self, base, room=None):
+        return self.product(stored_transposed(base), room)
 
     def as_lora(self):
         """(A, B) of the plain LoRA with the same ΔW and scale, gradients attached. A residual start doubles the
@@ -282,7 +287,7 @@ class DoRA(LowRank):
         return (gain - 1) * W0x + gain * self.low_rank(dropped, base)
 
     @torch.no_grad()
-    def delta(self, base):
+    def delta(self, base, room=None):
         W0 = weight_of(base)
         return (self.m / self.row_norm(base))[:, None] * (W0 + self.product()) - W0
 
@@ -317,7 +322,7 @@ class Projected(Update):
         return F.linear(x.to(self.theta.dtype), self.matrix())
 
     @torch.no_grad()
-    def delta(self, base):
+    def delta(self, base, room=None):
         return self.matrix()
 
 
@@ -335,5 +340,5 @@ class Whole(Update):
         self.copy = copy.requires_grad_(True)
 
     @torch.no_grad()
-    def delta(self, base):
+    def delta(self, base, room=None):
         return widened(weight_of(self.copy)) - widened(weight_of(base))

@@ -206,3 +206,109 @@ def test_saved_modules_without_parameters_do_not_disturb():
     lo.merge(model)
     lo.unmerge(model)
     assert set(lo.adapted_layers(model)) == {"body", "head.1"}
+
+
+# ---- one merged adapter for another ------------------------------------------------------------------------
+def swapped_by_hand(model, names):
+    lo.unmerge(model)
+    lo.set_adapter(model, names)
+    lo.merge(model)
+    return model
+
+
+@quietly
+@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_swap_makes_the_same_bits_as_its_three_parts(name, kind):
+    one, three = (adapted("a", "b", method=METHODS[kind], model=name) for _ in range(2))
+    before = state(one)
+    for model in (one, three):
+        lo.set_adapter(model, "a")
+        lo.merge(model)
+    first = state(one)
+    for names in ("b", "a", "b"):
+        lo.swap_merged(one, names)
+        assert same_state(one, state(swapped_by_hand(three, names)))
+        assert same_state(one, first) == (names == "a")
+    lo.unmerge(one)
+    assert same_state(one, before)
+
+
+@pytest.mark.parametrize("dtype", BANDS)
+def test_a_swap_takes_no_new_memory_where_the_sum_is_made_in_the_dtype_of_the_weight(dtype):
+    model, other = (adapted("a", "b").to(dtype) for _ in range(2))
+    for one in (model, other):
+        lo.set_adapter(one, "a")
+        lo.merge(one)
+    places = [layer.base.weight.data_ptr() for layer in lo.adapted_layers(model).values()]
+    lo.swap_merged(model, "b")
+    now = [layer.base.weight.data_ptr() for layer in lo.adapted_layers(model).values()]
+    assert (places == now) == (dtype in (torch.float32, torch.float64))
+    assert same_state(model, state(swapped_by_hand(other, "b")))
+
+
+def test_a_swap_warns_of_what_it_unties_and_of_nothing_twice():
+    model = tiny()
+    for name, targets in [("a", ["c_attn"]), ("b", ["c_attn", "wte"]), ("c", ["c_attn", "wte"])]:
+        lo.adapt(model, lo.LoRA(r=3, alpha=7, target_modules=targets), name)
+        shaken(model)
+    lo.set_adapter(model, "a")
+    lo.merge(model)
+    with pytest.warns(UserWarning, match="share one weight"):
+        lo.swap_merged(model, "b")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lo.swap_merged(model, "c")
+
+
+def test_several_adapters_can_be_swapped_in():
+    one, three = (adapted("a", "b", "c") for _ in range(2))
+    for model in (one, three):
+        lo.set_adapter(model, "a")
+        lo.merge(model)
+    lo.swap_merged(one, ["b", "c"])
+    assert same_state(one, state(swapped_by_hand(three, ["b", "c"])))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_swap_that_fails_leaves_the_old_adapter_merged(bad):
+    model = adapted("a", "b")
+    with torch.no_grad():
+        list(lo.adapted_layers(model).values())[-1].updates["b"].B[-1, -1] = bad
+    lo.set_adapter(model, "a")
+    lo.merge(model)
+    before, trained = state(model), [n for n, p in model.named_parameters() if p.requires_grad]
+    with pytest.raises(ValueError, match=r"would hold (NaN|Inf).*Nothing was merged"):
+        lo.swap_merged(model, "b")
+    now = model.state_dict()
+    assert all(torch.equal(now[k].nan_to_num(7), v.nan_to_num(7)) for k, v in before.items())
+    assert {layer.merged_names for layer in lo.adapted_layers(model).values()} == {("a",)}
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == trained
+
+
+def test_a_swap_refuses_what_it_cannot_do_and_changes_nothing():
+    model = adapted("a", "b")
+    with pytest.raises(ValueError, match=r"nothing is merged.*set_adapter\(model, names\) is enough"):
+        lo.swap_merged(model, "b")
+    lo.set_adapter(model, "a")
+    lo.merge(model)
+    before = state(model)
+    for names, words in [("z", "z"), ([], "no adapter is active")]:
+        with pytest.raises((ValueError, KeyError), match=words):
+            lo.swap_merged(model, names)
+        assert same_state(model, before)
+    lo.unmerge(model)
+    lo.merge(model, keep_base=False)
+    with pytest.raises(ValueError, match="keep_base=False, so the original weights are gone"):
+        lo.swap_merged(model, "b")
+
+
+def test_a_swap_leaves_the_choice_for_quantised_layers_to_merge():
+    model = tiny()
+    lo.adapt(model, lo.LoRA(r=3, alpha=7, target_modules=["c_attn"]), "a", quantize="nf4")
+    lo.adapt(model, lo.LoRA(r=3, alpha=7, target_modules=["c_attn"]), "b")
+    lo.merge(model, how="dequantise")
+    before = state(model)
+    with pytest.raises(ValueError, match=r"is quantised.*merge\(model, how=\.\.\.\)"):
+        lo.swap_merged(model, "a")
+    assert same_state(model, before)

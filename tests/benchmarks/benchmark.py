@@ -45,9 +45,8 @@ PATIENCE = 300  # seconds that all rows together wait for a quiet machine
 
 def machine() -> dict:
     """Versions, processor and threads; no name of the machine."""
-    told = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in told.read_text().splitlines() if line.startswith("model name")] if (
-        told.exists()) else [platform.processor()]  # fmt: skip
+    lines = products.processor().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")] or lines[:1]
     versions = {}
     for package in PEERS:
         try:

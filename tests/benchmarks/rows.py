@@ -63,15 +63,14 @@ def swapping(size: Size):
     """One merged adapter makes room for another. No swap that keeps W0 can be quicker than copying W0 once."""
     names, base = ("a", "b"), models.gpt2(size)
     mine, other = models.ours(size, base, fast=False, names=names), models.theirs(size, base, names)
+    peers.equalled(mine, other)
     lo.merge(mine)
     other.merge_adapter()
-    turn = {"ours": 0, "PEFT": 0}
+    ids, turn =models.tokens(size, 1),  {"ours": 0, "PEFT": 0}
 
     def swap():
         turn["ours"] ^= 1
-        lo.unmerge(mine)
-        lo.set_adapter(mine, names[turn["ours"]])
-        lo.merge(mine)
+        lo.swap_merged(mine, names[turn["ours"]])
 
     def their_swap():
         turn["PEFT"] ^= 1
@@ -89,8 +88,11 @@ def swapping(size: Size):
     works = {"ours": swap, "PEFT": their_swap, "weights copied into memory that is there": copy_over}
     ratios = [("ours / PEFT", "ours", "PEFT", 0.06),
               ("copy / PEFT", "weights copied into memory that is there", "PEFT", None)]  # fmt: skip
+    same = {"PEFT": lambda: (their_swap(), reader(other.eval(), ids)().logits)[1],
+            "ours": lambda: (swap(), reader(mine.eval(), ids)().logits)[1]}  # fmt: skip
+    note = "ours, `swap_merged`, writes into the memory of the weights that go; PEFT subtracts, then adds."
     why = {"ours / PEFT": "W0 + ΔW is written anew for every weight; a bare copy of them is timed beside it."}
-    return Row("swap a merged adapter", works, ratios, why=why)
+    return Row("swap a merged adapter", works, ratios, note, same, why=why)
 
 
 def routing(size: Size, length=None, target=1.05):
