@@ -12,8 +12,8 @@ def swap_merged(model, names):
     """Take the merged adapters out and bake others in: `unmerge`, `set_adapter` and `merge` in one.
 
     Every weight comes out as these three would make it, bit for bit, but W0 + ΔW is written into the memory of the
-    weights that go, which saves most of the time: where no memory is new, none has to be fetched. So a merged weight
-    that you hold on to changes with the model; clone it first.
+    weights that go. Where the allocator keeps no freed memory, as in a fresh process, fetching new memory takes longer
+    than the sums. So a merged weight that you hold on to changes with the model; clone it first.
 
     All or nothing: if it fails, the adapters that were merged are merged again. Raises ValueError if nothing is merged,
     if the weights were merged with `keep_base=False` or are quantised, and where `set_adapter` or `merge` would.

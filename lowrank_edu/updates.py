@@ -94,8 +94,8 @@ class Update(nn.Module):
     def delta(self, base, room=None):
         """ΔW (d_out, d_in), float32 or wider, formed explicitly: only for merging and looking.
 
-        room: memory in the shape of the base's weight that the result may be written into; new memory costs more
-        time than the product. An update that has no use for it gives a new matrix.
+        room: memory in the shape of the base's weight that the result may be written into; to fetch new memory can
+        take longer than the product. An update that has no use for it gives a new matrix.
         """
         return torch.zeros_like(weight_of(base), dtype=torch.float32)
 
