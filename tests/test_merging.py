@@ -187,6 +187,20 @@ def test_the_merged_weight_is_rounded_once():
     assert (layer.base.weight == wanted).float().mean() > 0.999
 
 
+@pytest.mark.parametrize("alpha", [3, 6, 12, 7])
+def test_the_merged_weight_is_the_sum_in_float64_for_every_scale(alpha):
+    """Scales 1, 2, 4 and 7/3: a power of two goes another way than the rest, through B."""
+    model = tiny()
+    lo.adapt(model, lo.LoRA(r=3, alpha=alpha, target_modules=["c_attn"]))
+    shaken(model)
+    layer = next(iter(lo.adapted_layers(model).values()))
+    W, A, B = (M.detach().double() for M in (layer.base.weight, layer.updates["default"].A, layer.updates["default"].B))
+    dW = alpha / 3 * (B @ A)
+    assert (layer.delta().double() - dW).norm() < 1e-6 * dW.norm()
+    lo.merge(model)
+    assert (layer.base.weight.double() - (W + dW.T)).norm() < 1e-6 * (W + dW.T).norm()
+
+
 def test_without_the_base_there_is_no_way_back(tmp_path):
     model = adapted("a", method=lo.LoRA(r=3, alpha=7, target_modules=["c_attn"], bias="lora_only"))
     out = logits(model)

@@ -66,7 +66,7 @@ def swapping(size: Size):
     peers.equalled(mine, other)
     lo.merge(mine)
     other.merge_adapter()
-    ids, turn =models.tokens(size, 1),  {"ours": 0, "PEFT": 0}
+    ids, turn = models.tokens(size, 1), {"ours": 0, "PEFT": 0}
 
     def swap():
         turn["ours"] ^= 1
