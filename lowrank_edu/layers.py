@@ -80,9 +80,11 @@ class AdaptedLayer(Holder):
     def forward(self, x, *args, **kwargs):
         if self.rows is not None and self.enabled:
             return self._routed(x, *args, **kwargs)
+        if self.kept is not None or not self.enabled:
+            return self.base(x, *args, **kwargs)
         layer = self.acting
         y = layer(x, *args, **kwargs)
-        if layer is not self.base or self.kept is not None or not self.enabled:
+        if layer is not self.base:
             return y
         changes = [update(x, y, self.base) for update in self.acting_updates()]
         return sum(changes, y).to(y.dtype)
