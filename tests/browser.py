@@ -134,14 +134,21 @@ class Watch:
         ]
 
 
+AT_ONCE = """const later = window.requestAnimationFrame.bind(window);
+window.requestAnimationFrame = work => work.name === "writeSome" ? (work(), 0) : later(work);"""
+"""Figures write all that changes in one go, not a few places a frame, so that a test may look at once."""
+
+
 @contextmanager
-def watched(browser: Browser, home: str, **options) -> Iterator[tuple[Page, Watch]]:
-    """A new page that reaches nothing but `home`, and the record of what it tried.
+def watched(browser: Browser, home: str, at_once=True, **options) -> Iterator[tuple[Page, Watch]]:
+    """A new page that reaches nothing but `home`, and the record of what it tried. at_once: see `AT_ONCE`.
 
     `options` are Playwright's for a new context, such as color_scheme="dark" or viewport={...}.
     """
     watch = Watch()
     context = browser.new_context(**options)
+    if at_once:
+        context.add_init_script(AT_ONCE)
 
     def only_home(route):
         url = route.request.url

@@ -1,11 +1,11 @@
 """One figure on an otherwise empty page, in the book's light or dark colours."""
 
-from browser import open_browser  # noqa: F401  the tests of figures take both from here
+from browser import AT_ONCE, open_browser  # noqa: F401  the tests of figures take both from here
 
 PAPER = {"light": "background:#fff;color:#323232", "dark": "background:#14181e;color:#ced6dd"}
 
 
-def show(browser, body, width=760, theme="light", script=True, reduced_motion="no-preference"):
+def show(browser, body, width=760, theme="light", script=True, reduced_motion="no-preference", at_once=True):
     """A page with the markup `body` and no network; `page.errors` collects what the console complains of."""
     context = browser.new_context(
         viewport={"width": width, "height": 800},
@@ -14,6 +14,8 @@ def show(browser, body, width=760, theme="light", script=True, reduced_motion="n
         reduced_motion=reduced_motion,
         offline=True,
     )
+    if at_once:
+        context.add_init_script(AT_ONCE)
     page = context.new_page()
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))

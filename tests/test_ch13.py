@@ -192,13 +192,13 @@ def test_the_figure_moves_and_begins_as_drawn():
     names = [entry["name"] for entry in methods_page.entries()]
     shown = "[...document.querySelectorAll('[data-row]:not([hidden]) b')].map(b => b.textContent)"
     with figure_page.open_browser() as browser:
-        page = figure_page.show(browser, figure.html)
+        page = figure_page.show(browser, figure.html, at_once=False)
         assert page.evaluate(shown) == names  # the first state is what Python wrote
         stage = page.evaluate("document.querySelector('.lo-stage').innerHTML.replaceAll(' ', '')")
         plain = figure_page.show(browser, figure.html, script=False)
         assert plain.locator("[data-row]").count() == len(names)
         assert plain.locator(".lo-stage").inner_html().replace(" ", "") == stage
-        frames = "new Promise(done => setTimeout(done, 500))"  # cards are put in order a few a frame
+        frames = "new Promise(done => setTimeout(done, 1000))"  # cards are put in order a few a frame
         page.select_option("select", "name")
         page.select_option("select", "trained")  # the newer choice wins
         page.select_option("select", "name")

@@ -260,6 +260,24 @@ def test_replay_plays_to_the_end_and_steps(browser):
     assert not still.locator("[data-play]").is_visible() and still.get_by_label("One step back").is_visible()
 
 
+def test_many_writes_are_spread_over_frames_and_the_newer_choice_wins(browser):
+    stage = page.svg(300, 100, TEXT + "".join(f'<text data-el="t{i}" y="{4 * i}">1</text>' for i in range(20)))
+    draw = "(state, data, $) => { for (let i = 0; i < 20; i++) $.text(`t${i}`, state.n); $.text('n', state.n); }"
+    shown = figure_page.show(browser, small(stage=stage, draw=draw).html, at_once=False)
+    texts = "[...document.querySelectorAll('[data-el^=t]')].map(t => t.textContent)"
+    shown.wait_for_function(f"{texts}.every(t => t === '3')")  # the opening state
+    turn = """values => values.map(value => {
+        const slider = document.querySelector('[data-control=n]');
+        slider.value = value; slider.dispatchEvent(new Event('input', {bubbles: true}));
+        return TEXTS;
+    })""".replace("TEXTS", texts)
+    first, second = shown.evaluate(turn, [5, 7])
+    assert 1 <= first.count("5") <= 6 and set(first) == {"3", "5"}
+    assert 1 <= second.count("7") <= 6 and second.count("5") <= first.count("5")
+    shown.wait_for_function(f"{texts}.every(t => t === '7')")
+    assert shown.locator("[data-el=n]").text_content() == "7" and not shown.errors
+
+
 def test_packed_matrices_arrive(browser):
     signed = np.array([[-128, 0, 127], [5, -6, 7]], np.int8)
     levels = np.linspace(-1, 1, 6).reshape(2, 3)

@@ -8,18 +8,16 @@
   const kept = order.filter(i => state.keep === "all" || rows[i][state.keep]);
   const box = $("cards"), cards = data.cards ||= rows.map((_, i) => box.querySelector(`[data-row="${i}"]`));
   const label = i => asked ? `${by}: ${rows[i][by]}` : "";
-  const turn = data.turn = (data.turn || 0) + 1;  // a newer choice ends the work of an older one
-  let at = 0;
-  const some = () => {  // a few cards a frame, the first in sight first: to move all of them takes longer than a frame
-    for (const end = at + 4; turn === data.turn && at < Math.min(end, order.length); at++) {
-      const i = order[at], card = cards[i], hidden = !kept.includes(i);
+  order.forEach((i, at) => {  // the first in sight first; four a frame
+    const card = cards[i], hidden = !kept.includes(i);
+    $.later(card, 1.2, () => {
+      const moved = box.children[at] !== card;
+      if (moved) box.insertBefore(card, box.children[at]);
       if (card.hidden !== hidden) card.hidden = hidden;
       $.text(card.querySelector(".by"), label(i));
-      if (box.children[at] !== card) box.insertBefore(card, box.children[at]);
-    }
-    if (turn === data.turn && at < order.length) requestAnimationFrame(some);
-  };
-  some();
+      return moved;
+    });
+  });
   $.all("[data-dot]").forEach(dot => $.attr(dot, {"fill-opacity": kept.includes(+dot.dataset.dot) ? ".7" : ".12"}));
   const counts = kept.map(i => rows[i].trained).filter(n => n !== null);
   $.text("shown", kept.length);

@@ -18,10 +18,33 @@
   // ---- reading and writing the picture, by name or element; what stays as it is costs no layout
   $.fig = fig; $.all = all;
   const at = place => typeof place === "string" ? $(place) : place;
+  // Writes wait in line, and each frame does a few: the browser lays out whatever was touched, and slow processors need
+  // longer for many texts than a frame has. A later write to the same place takes the earlier one's turn.
+  const line = new Map(), TEXTS = 4;
+  let next = 0;
+  const put = (el, kind, cost, write) => {
+    const turns = line.get(el) || {};
+    turns[kind] = [cost, write];
+    line.delete(el);  // so that it goes to the end: what is asked for now is done in the order of asking
+    line.set(el, turns);
+  };
+  const writeSome = () => {
+    let left = TEXTS;
+    for (const [el, turns] of line) {
+      for (const kind in turns) left -= turns[kind][1]() ? turns[kind][0] : 0;
+      line.delete(el);
+      if (left <= 0) break;
+    }
+    next = line.size ? requestAnimationFrame(writeSome) : 0;
+  };
   const written = new WeakMap();
-  $.text = (place, value) => { const el = at(place), text = String(value); if (el.textContent !== text) el.textContent = text; };
-  $.html = (name, markup) => { const el = $(name); if (written.get(el) !== markup) { el.innerHTML = markup; written.set(el, markup); } };
-  $.attr = (place, attributes) => { const el = at(place); for (const k in attributes) if (el.getAttribute(k) !== String(attributes[k])) el.setAttribute(k, attributes[k]); };
+  $.text = (place, value) => { const el = at(place), text = String(value); put(el, "text", 1, () => el.textContent !== text && (el.textContent = text, true)); };
+  $.html = (place, markup) => { const el = at(place); put(el, "text", markup.length / 100, () => written.get(el) !== markup && (el.innerHTML = markup, written.set(el, markup), true)); };
+  $.attr = (place, attributes) => {
+    const el = at(place);
+    for (const k in attributes) put(el, k, .2, () => el.getAttribute(k) !== String(attributes[k]) && (el.setAttribute(k, attributes[k]), true));
+  };
+  $.later = (el, cost, write) => put(el, "other", cost, write);
   $.meter = (name, share) => $.attr(name, {style: `width:${Math.min(100, 100 * share).toFixed(1)}%;background:var(--${share > 1 ? "b" : "a"})`});
   $.path = points => points.map(([x, y], i) => (i ? "L" : "M") + x.toFixed(1) + " " + y.toFixed(1)).join("");
   let inks = {};
@@ -75,6 +98,8 @@
     inputs.forEach(read);
     $.changed = changed;
     const said = draw(state, data, $);
+    cancelAnimationFrame(next);
+    writeSome();
     if (typeof said !== "string") return;
     clearTimeout(timer);
     if (changed) timer = setTimeout(() => { live.textContent = said; }, 250); else live.textContent = said;

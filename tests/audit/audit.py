@@ -56,7 +56,7 @@ def redraw(browser, home, page) -> tuple[float, str]:
     not the painting. The median of the rounds counts for each value, so that neither a garbage collection nor a
     neighbour on the machine decides; then the slowest value of the slowest control. A page without figures has 0.
     """
-    with watched(browser, home) as (tab, _):
+    with watched(browser, home, at_once=False) as (tab, _):
         tab.goto(home + page)
         settle(tab)
         tab.context.new_cdp_session(tab).send("Emulation.setCPUThrottlingRate", {"rate": SLOWER})
