@@ -402,6 +402,17 @@ def test_disabled_merged_and_unwrapped_are_the_plain_ones_bit_for_bit(kind):
 
 
 @pytest.mark.parametrize("kind", MODELS)
+def test_merged_inside_a_routed_block_is_what_the_plain_layer_makes_of_it(kind):
+    plain, quick = both(adapted(kind).eval())
+    names, found = ["default", None, "default"], []
+    for model in (plain, quick):
+        with lo.routed(model, names), torch.no_grad():
+            lo.merge(model)
+            found.append(logits(model))
+    assert gap(*found) < BOUND
+
+
+@pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("other", [{}, {"r": 2}, {"target_modules": "embeddings"}, {"use_dora": True}, {"bias": "all"}])
 def test_routed_rows(kind, other):
     model = adapted(kind)

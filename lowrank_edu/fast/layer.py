@@ -15,7 +15,7 @@ class FastLayer(AdaptedLayer):
 
     def forward(self, x, *args, **kwargs):
         base = self._modules["base"]  # torch's own look-up of a submodule takes as long as a thin product
-        if self.kept is not None:
+        if self.kept is not None and self.rows is None:
             return base(x, *args, **kwargs)
         updates = self.acting_updates()
         if args or kwargs or not full_precision(x) or why_plain(self, updates, base):
@@ -46,8 +46,9 @@ class FastLayer(AdaptedLayer):
         alike = len({A.shape for A, _ in pairs.values()}) == 1 and all(A.dtype == x.dtype for A, _ in pairs.values())
         if not alike or len(x) != len(self.rows) or x.dim() != 3:
             return super()._routed(x, *args, **kwargs)
-        zeros = tuple(torch.zeros_like(factor) for factor in next(iter(pairs.values())))
-        pairs |= dict.fromkeys(set(self.rows) - set(acting), zeros)
+        absent = set(self.rows) - set(acting)
+        if absent:
+            pairs |= dict.fromkeys(absent, tuple(map(torch.zeros_like, next(iter(pairs.values())))))
         A, B = (torch.stack(half) for half in zip(*[pairs[name] for name in self.rows], strict=True))
         scales = x.new_tensor([acting[name].scale if name in acting else 0.0 for name in self.rows])
         z = torch.bmm(x, A.mT) * scales[:, None, None]  # (rows, tokens, d_in) -> (rows, tokens, r)
@@ -62,7 +63,7 @@ def together(updates):
     """(A, B, scale) with ΔW = scale · B A, (r, d_in) and (d_out, r), gradients attached: all that act, side by side."""
     if len(updates) == 1:
         return *_pair(updates[0]), updates[0].scale
-    pairs = [(A, B * update.scale) for update in updates for A, B in [update.as_lora()]]
+    pairs = [(A, B * update.scale) for update in updates for A, B in [_pair(update)]]
     return torch.cat([A for A, _ in pairs]), torch.cat([B for _, B in pairs], dim=1), 1.0
 
 
@@ -93,7 +94,7 @@ def why_plain(layer, updates=None, base=None):
             return "the base is trained"
     for update in updates:
         kind = type(update)
-        if kind is not LowRank and not (issubclass(kind, LowRank) and kind.change is LowRank.change):
+        if not issubclass(kind, LowRank) or kind.change is not LowRank.change:
             return f"{kind.__name__} is more than a product of two factors"
         if update.training and update.dropout.p:
             return "dropout draws an input of its own for each update"
