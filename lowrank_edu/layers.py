@@ -141,14 +141,15 @@ class AdaptedLayer(Holder):
         """
         updates, new = [self.updates[name] for name in names], {}
         changing = [update for update in updates if update.changes_weight]
-        deltas = [update.delta(self.base, None if k else room) for k, update in enumerate(changing)]
         shifts = [update.bias for update in updates if update.bias is not None]
         if self.whole is not None:
             new = dict(self.whole.copy.named_parameters())
-        if deltas:
+        if changing:
             W = weight_of(self.base) if W is None else W
-            total = sum(deltas[1:], deltas[0].to(torch.promote_types(deltas[0].dtype, W.dtype)))
-            new["weight"] = store_like(self.base, total.add_(W)).to(W.dtype).contiguous()  # in place: total is ours
+            total = changing[0].onto(W, self.base, room)
+            for update in changing[1:]:
+                total += update.delta(self.base)
+            new["weight"] = store_like(self.base, total).to(W.dtype).contiguous()
         if shifts:
             old = self.base.bias  # None: BitFit may give the layer a bias that it did not have
             dtype = weight_of(self.base).dtype if old is None else old.dtype

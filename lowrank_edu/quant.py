@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 TINY = 1e-38  # bitsandbytes' floor of absmax: 1 / TINY is finite, and 0 · (1 / TINY) is 0
-PIECE = 2**17  # values that are coded or decoded at a time: half a megabyte, which a processor's cache holds
+PIECE = 2**20  # values that are coded or decoded at a time: four megabytes, which a processor's cache holds
 NESTED_BLOCK = 256  # block size of the absmax under double quantisation
 
 
@@ -134,7 +134,8 @@ def quantize(tensor, kind="nf4", block_size=64, double_quant=False):
     if tensor.is_meta:
         return _shapes(tensor, kind, block_size, double_quant)
     size = _piece(tensor.numel(), block_size, tensor)
-    found = [_coded(piece, kind, block_size) for piece in tensor.detach().reshape(-1).split(size)]
+    rooms = tensor.new_empty(3, size, dtype=torch.float32)  # for all pieces: new memory takes longer than the sums
+    found = [_coded(piece, kind, block_size, rooms) for piece in tensor.detach().reshape(-1).split(size)]
     absmax, packed = (torch.cat(parts) for parts in zip(*found, strict=True))
     offset = None
     if double_quant:
@@ -143,25 +144,26 @@ def quantize(tensor, kind="nf4", block_size=64, double_quant=False):
     return QTensor(packed, absmax, offset, kind, block_size, tensor.shape, tensor.dtype)
 
 
-def _coded(flat, kind, block_size):
-    """(absmax (blocks,), packed) of a vector."""
-    absmax, scaled = _scaled(flat.float(), block_size)
+def _coded(flat, kind, block_size, rooms):
+    """(absmax (blocks,), packed) of a vector; `rooms` (3, at least n) are written over."""
+    absmax, scaled = _scaled(flat.float(), block_size, rooms[0])
     table, order = codebook(kind, flat.device).sort(stable=True)
     four = bits_of(kind) == 4
     scaled = F.pad(scaled, (0, scaled.numel() % 2)) if four else scaled  # an odd value shares its byte with 0
-    places = _places(scaled, (table[:-1] + table[1:]) / 2)
-    codes = places.to(torch.uint8)
+    codes = _places(scaled, (table[:-1] + table[1:]) / 2, rooms[1:])
     if kind == "fp4":  # whose levels are not in the order of their codes
-        codes = order.to(torch.uint8)[codes.long()]
-    return absmax, (codes[0::2] << 4 | codes[1::2])[:, None] if four else codes
+        codes = order[codes.long()]
+    codes = torch.add(codes[1::2], codes[0::2], alpha=16)[:, None] if four else codes
+    return absmax, codes.to(torch.uint8)
 
 
-def _places(values, middles):
+def _places(values, middles, rooms):
     """For every value, how many of the sorted middles lie below it. Fifteen comparisons of a whole vector are faster
     than a search for each value; 255 are not."""
     if len(middles) > 15 or values.device.type != "cpu":
         return torch.bucketize(values, middles)
-    places, above = torch.zeros_like(values), torch.empty_like(values)
+    places, above = rooms[:, : len(values)]
+    places.zero_()
     for middle in middles.tolist():
         places += torch.gt(values, middle, out=above)
     return places
@@ -186,12 +188,13 @@ def _shapes(tensor, kind, block_size, double_quant):
     return QTensor(packed, absmax, offset, kind, block_size, tensor.shape, tensor.dtype)
 
 
-def _scaled(flat, block_size):
-    """(absmax (blocks,), values / absmax (n,)) of a float32 vector."""
+def _scaled(flat, block_size, room):
+    """(absmax (blocks,), values / absmax (n,)) of a float32 vector; the second is in `room`, if all blocks are whole."""
     whole = flat.numel() // block_size
     blocks, rest = flat[: whole * block_size].view(whole, block_size), flat[whole * block_size :]
-    absmax = blocks.abs().amax(dim=1)
-    scaled = (blocks * (1 / absmax.clamp(min=TINY))[:, None]).view(-1)
+    room = room[: whole * block_size].view(whole, block_size)
+    absmax = torch.abs(blocks, out=room).amax(dim=1)
+    scaled = torch.mul(blocks, (1 / absmax.clamp(min=TINY))[:, None], out=room).view(-1)
     if rest.numel():  # bitsandbytes divides in a short block and keeps the floor, so its zero block has TINY
         last = rest.abs().amax().clamp(min=TINY)
         absmax, scaled = torch.cat([absmax, last[None]]), torch.cat([scaled, rest / last])
@@ -209,8 +212,12 @@ def dequantize(q, dtype=None, out=None):
     table = torch.cartesian_prod(table, table).view(torch.int64).view(-1) if width == 2 else table
     size = _piece(math.prod(q.shape), q.block_size, q.packed)
     pieces = q.packed.view(-1).split(size // width), absmax.split(size // q.block_size), out.view(-1).split(size)
+    numbers = q.packed.new_empty(size // width, dtype=torch.int32)
+    looked_up = table.new_empty(size // width)
     for codes, scales, room in zip(*pieces, strict=True):
-        values = table.index_select(0, codes.int()).view(torch.float32)[: len(room)]
+        numbers, looked_up = numbers[: len(codes)], looked_up[: len(codes)]  # the last piece may be short
+        torch.index_select(table, 0, numbers.copy_(codes), out=looked_up)
+        values = looked_up.view(torch.float32)[: len(room)]
         whole = len(room) // q.block_size * q.block_size
         torch.mul(values[:whole].view(-1, q.block_size), scales[: whole // q.block_size, None],
                   out=room[:whole].view(-1, q.block_size))  # fmt: skip

@@ -99,6 +99,12 @@ class Update(nn.Module):
         """
         return torch.zeros_like(weight_of(base), dtype=torch.float32)
 
+    @torch.no_grad()
+    def onto(self, W, base, room=None):
+        """W + ΔW (d_out, d_in), new, its sum made in float32 or wider: what merging bakes in. room: as in `delta`."""
+        dW = self.delta(base, room)
+        return dW.to(torch.promote_types(dW.dtype, W.dtype)).add_(W)
+
 
 class LowRank(Update):
     """ΔW = scale · diag(gain) B core A, never formed: x (…, d_in) -> (…, d_out).
@@ -203,6 +209,15 @@ class LowRank(Update):
     @torch.no_grad()
     def delta(self, base, room=None):
         return self.product(stored_transposed(base), room)
+
+    @torch.no_grad()
+    def onto(self, W, base, room=None):
+        A, B = self.factors()
+        if self.residual or type(self).delta is not LowRank.delta or not A.dtype == B.dtype == W.dtype == widened(W).dtype:
+            return super().onto(W, base, room)
+        if stored_transposed(base):  # the product and the sum in one pass over the memory
+            return torch.addmm(W.T, A.T, B.T, alpha=self.scale, out=room).T
+        return torch.addmm(W, B, A, alpha=self.scale, out=room)
 
     def as_lora(self):
         """(A, B) of the plain LoRA with the same ΔW and scale, gradients attached. A residual start doubles the

@@ -91,7 +91,8 @@ def distances(one, other, cast=nullcontext, rows=3, length=7):
         found.append((out, loss, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
     (out, loss, grads), (out2, loss2, grads2) = found
     assert grads and grads.keys() == grads2.keys()
-    least = 1e-2 * max(g.norm() for g in grads.values())  # one token attends to itself: its query has no gradient
+    # one token attends to itself: its query has no gradient, and small sums of large terms have few right digits
+    least = 5e-2 * max(g.norm() for g in grads.values())
     return away(out, out2), away(loss, loss2), max(away(grads[name], grads2[name], least) for name in grads)
 
 

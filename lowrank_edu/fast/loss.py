@@ -17,8 +17,9 @@ from .remaking import full_precision
 
 KNOWN = ("GPT2LMHeadModel", "LlamaForCausalLM")
 """Models whose logits are head(hidden states) and nothing else."""
-PIECE = 6 * 2**20
-"""Most logits that are there at a time: 24 MiB in float32, small enough for the same memory to be used again."""
+PIECE = 7 * 2**20
+"""Most logits that are there at a time: 28 MiB in float32, small enough for the same memory to be used again (glibc
+gives back what is larger than 32), and 128 tokens of GPT-2 in one."""
 
 
 class HeadLoss(torch.autograd.Function):

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+ENOUGH = 2**18
+"""Multiplications from which oneDNN is asked for a product with a factor: 43 tokens of GPT-2 at r = 8."""
+
 
 @functools.cache
 def onednn():
@@ -56,6 +59,11 @@ def linear(x, W, b=None, out=None):
     return torch.mm(x, W.T, out=out) if b is None else torch.addmm(b, x, W.T, out=out)
 
 
+def thin(x, W):
+    """x Wᵀ with a side of r: as `linear` if there is enough to do, for a call of oneDNN takes longer than of torch."""
+    return linear(x, W) if x.numel() * len(W) >= ENOUGH else torch.mm(x, W.T)
+
+
 def added(x, A, B, scale, W0, b):
     """(W0 x + b + scale · B A x (n, d_out), A x (n, r)) without gradients."""
     y, z = linear(x, W0, b), torch.mm(x, A.T)
@@ -84,11 +92,11 @@ class AdaptedProduct(torch.autograd.Function):
     def backward(ctx, dy):
         A, B, W0, z, source = ctx.saved_tensors
         dx = dA = dB = None
-        dz = (dy @ B).mul_(ctx.scale)  # (n, d_out) -> (n, r)
+        dz = thin(dy, B.T).mul_(ctx.scale)  # (n, d_out) -> (n, r)
         if ctx.needs_input_grad[0]:
             dx = linear(dy, W0.T).addmm_(dz, A)
         if source is not None:
-            dA = dz.T @ ctx.remake(source).reshape(len(dz), -1)
+            dA = thin(dz.T, ctx.remake(source).reshape(len(dz), -1).T)
         if z is not None:
-            dB = (z.T @ dy).mul_(ctx.scale).T  # read row by row: twice as fast as dyᵀ z
+            dB = thin(z.T, dy.T).mul_(ctx.scale).T  # read row by row: twice as fast as dyᵀ z
         return dx, dA, dB, None, None, None, None, None
