@@ -48,8 +48,9 @@ def randomized_svd(W, r, oversample=10, power_iterations=2, rng=None):
     Q = np.linalg.qr(W @ rng.standard_normal((W.shape[1], k), dtype=W.dtype)).Q  # (d_out, k)
     for _ in range(steps):
         Q = np.linalg.qr(W @ np.linalg.qr(W.T @ Q).Q).Q  # to the rows of W and back
-    U, S, Vt = np.linalg.svd(Q.T @ W, full_matrices=False)  # (k, d_in): small, a full SVD is cheap
-    return Q @ U[:, :r], S[:r].copy(), Vt[:r].copy()
+    P, R = np.linalg.qr(W.T @ Q)  # Qᵀ W = Rᵀ Pᵀ with R (k, k): so small that a full SVD is cheap
+    U, S, Vt = np.linalg.svd(R.T)
+    return Q @ U[:, :r], S[:r].copy(), Vt[:r] @ P.T
 
 
 def reconstruct(U, S, Vt):

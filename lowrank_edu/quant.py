@@ -189,7 +189,7 @@ def _shapes(tensor, kind, block_size, double_quant):
 
 
 def _scaled(flat, block_size, room):
-    """(absmax (blocks,), values / absmax (n,)) of a float32 vector; the second is in `room`, if all blocks are whole."""
+    """(absmax (blocks,), values / absmax (n,)) of a float32 vector; the second in `room`, if all blocks are whole."""
     whole = flat.numel() // block_size
     blocks, rest = flat[: whole * block_size].view(whole, block_size), flat[whole * block_size :]
     room = room[: whole * block_size].view(whole, block_size)

@@ -213,7 +213,8 @@ class LowRank(Update):
     @torch.no_grad()
     def onto(self, W, base, room=None):
         A, B = self.factors()
-        if self.residual or type(self).delta is not LowRank.delta or not A.dtype == B.dtype == W.dtype == widened(W).dtype:
+        alike = A.dtype == B.dtype == W.dtype == widened(W).dtype
+        if self.residual or type(self).delta is not LowRank.delta or not alike:
             return super().onto(W, base, room)
         if stored_transposed(base):  # the product and the sum in one pass over the memory
             return torch.addmm(W.T, A.T, B.T, alpha=self.scale, out=room).T

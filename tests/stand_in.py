@@ -106,8 +106,8 @@ def here(tensor):
 class FakeCuda:
     """While this is entered, tensors made on "cuda" are shapes only; without gradients, for which torch needs a GPU.
 
-    A torch without CUDA cannot index such tensors, nor make them contiguous, in its own short cuts; here both take the
-    long way.
+    A torch without CUDA cannot index such tensors, copy them, nor make them contiguous, in its own short cuts; here
+    all three take the long way.
     """
 
     def __enter__(self):
@@ -127,6 +127,8 @@ class _LongWay(TorchFunctionMode):
             return _indexed(*args)
         if func is torch.Tensor.contiguous:
             return args[0].clone(memory_format=torch.contiguous_format)
+        if func is torch.Tensor.copy_:
+            return torch.ops.aten.copy_.default(*args)
         return func(*args, **(kwargs or {}))
 
 

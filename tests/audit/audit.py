@@ -4,11 +4,11 @@
     python tests/audit/audit.py ch08        only those whose address contains "ch08"
     python tests/audit/audit.py --redraw    only how fast figures redraw
 
-For each page, served compressed as a web host would: axe in light and dark (no violation), Lighthouse with its phone
-profile (performance ≥ 95, accessibility 100, best practices ≥ 95, SEO ≥ 95), bytes transferred (< 1 MB), and the
-time that the slowest control of its figures takes to redraw at a quarter of this processor's speed (≤ 16 ms, and which
-control it is). Both depend on the machine and on what else it does: the middle of several runs counts. Exit code 1 if
-a limit is broken.
+For each page, served compressed as a web host would: axe in light and dark and on a phone (no violation), Lighthouse
+with its phone profile (performance ≥ 95, accessibility 100, best practices ≥ 95, SEO ≥ 95), bytes transferred
+(< 1 MB), and the time that the slowest control of its figures takes to redraw at a quarter of this processor's speed
+(≤ 16 ms, and which control it is). Both depend on the machine and on what else it does: the middle of several runs
+counts. Exit code 1 if a limit is broken.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ REDRAW, ROUNDS = (Path(__file__).parent / "redraw.js").read_text("utf-8"), 9
 
 
 def axe(browser, home, page) -> list[str]:
-    """Violations of a page, light and dark."""
+    """Violations of a page, light and dark, and on a phone; room around what is pressed counts too."""
     script, found = (NODE / "axe-core" / "axe.min.js").read_text("utf-8"), []
-    for scheme in ("light", "dark"):
-        with watched(browser, home, color_scheme=scheme) as (tab, _):
+    for scheme, width in (("light", 1280), ("dark", 1280), ("light", 412)):
+        with watched(browser, home, color_scheme=scheme, viewport={"width": width, "height": 823}) as (tab, _):
             tab.goto(home + page)
             settle(tab)
             tab.evaluate(script)
-            result = tab.evaluate("axe.run({resultTypes: ['violations']})")
+            result = tab.evaluate("axe.run({resultTypes: ['violations'], rules: {'target-size': {enabled: true}}})")
             for v in result["violations"]:
-                found.append(f"{scheme}: {v['id']} ({len(v['nodes'])}) {v['nodes'][0]['html'][:90]}")
+                found.append(f"{scheme}, {width} px: {v['id']} ({len(v['nodes'])}) {v['nodes'][0]['html'][:90]}")
     return found
 
 

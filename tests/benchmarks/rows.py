@@ -220,7 +220,6 @@ def importing(size: Size):
     return Row("import, a fresh interpreter", works, [("ours / numpy", "ours", "numpy", None)])
 
 
-# what is compiled comes last: it may change how its process treats the smallest numbers
 ROWS = [step_of_the_layer, step_whole, step_of_one_row, step_of_q_and_v, merging, swapping, routing, routing_short,
         latency, latency_decoding, nf4_dequantise, nf4_dequantise_bf16, randomised_svd, randomised_svd_small,
         importing, nf4_quantise, step_beside_compiled]  # fmt: skip
