@@ -174,6 +174,17 @@ def settle(page: Page) -> None:
     page.evaluate("document.fonts.ready.then(() => null)")
 
 
+def read_through(page: Page) -> None:
+    """Scroll to the end and back, as a reader does: what is far below is laid out when it comes near."""
+    page.evaluate("""async () => {
+        for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
+            scrollTo(0, y);
+            await new Promise(requestAnimationFrame);
+        }
+        scrollTo(0, 0);
+    }""")
+
+
 if __name__ == "__main__":
     with open_browser() as found:
         print(f"the browser is {found.browser_type.name} {found.version}")

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "book" / "tools")]
 
 import serve  # noqa: E402
-from browser import candidates, open_browser, settle, sync_playwright, watched  # noqa: E402
+from browser import candidates, open_browser, read_through, settle, sync_playwright, watched  # noqa: E402
 
 HTML, NODE = ROOT / "_build" / "html", ROOT / "build" / "audit" / "node_modules"
 LIMITS = {"performance": 95, "accessibility": 100, "best-practices": 95, "seo": 95}
@@ -41,6 +41,7 @@ def axe(browser, home, page) -> list[str]:
         with watched(browser, home, color_scheme=scheme, viewport={"width": width, "height": 823}) as (tab, _):
             tab.goto(home + page)
             settle(tab)
+            read_through(tab)
             tab.evaluate(script)
             result = tab.evaluate("axe.run({resultTypes: ['violations'], rules: {'target-size': {enabled: true}}})")
             for v in result["violations"]:
