@@ -283,6 +283,15 @@ def test_publishing_writes_data_and_page_and_a_trial_is_refused(report, tmp_path
     for head in ("Ratios", "Aims that were missed", "Bytes, exact", "Growth", "All methods", "The book"):
         assert f"## {head}\n" in page
     assert str(Path.home()) not in page and str(HOME) not in page
+    assert "elsewhere" not in page.lower()
+    away = {**report[0], "machine": {**report[0]["machine"], "processor": "another one"}}
+    for found in (away, away):  # measured again there: the first machine stays beside it
+        benchmark.publish(found, tmp_path / "page.md")
+        page = (tmp_path / "page.md").read_text("utf-8")
+        assert "- Processor: another one" in page and f"- Elsewhere: {report[0]['machine']['processor']}, " in page
+        row = next(r for r in report[0]["rows"].values() if "median" in r["ratios"][0])
+        medians, first = shipped.results("benchmark")["elsewhere"]["medians"], row["ratios"][0]
+        assert medians[row["row"]][first["of"]] == pytest.approx(first["median"], rel=1e-3)
     with pytest.raises(SystemExit):
         benchmark.main(["--smoke", "--publish"])
     assert "Leave one of them out" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 TITLE = "# How fast is it, beside others?"
 NOTHING = """Nobody has published a measurement yet. `make benchmark` takes one on your machine, in about
-25 minutes, and writes it to `build/benchmark.md`.
+half an hour, and writes it to `build/benchmark.md`.
 """
 READING = """## How to read a ratio
 
@@ -16,6 +16,7 @@ first is faster.
 Machines are restless, so the contenders take turns. A round times each of them once, in an order that rotates, and
 a ratio is taken within a round: a processor that slows down then slows both. The table has the median of the ratios
 and their middle half. A round in which other programs used more than a tenth of a core is dropped and taken again.
+Each row has a process of its own: memory that an earlier row has used and freed is quicker to get than new memory.
 
 - **ours** is the package with `fast=True`; **plain** is the path that the book teaches.
 - **bound** is the same model without an adapter. No adapter can be faster and still do its work.
@@ -35,7 +36,7 @@ the aims were set on one of those."""
 AGAIN = """## Measure it yourself
 
 ```bash
-make benchmark      # 25 minutes on two quiet cores; writes build/benchmark.md
+make benchmark      # half an hour on two quiet cores; writes build/benchmark.md
 ```
 
 It goes on after a row that fails and says so in the table. After a stop, `make benchmark resume=1` continues.
@@ -95,26 +96,39 @@ def machine(report: dict) -> str:
 - Products of frozen weights in the fast path: {m["products"]}
 - Versions: Python {m["python"]}, {versions}
 - Model, unless a row says otherwise: {model}
-- Measured on {report["date"]}, in {report["seconds"] / 60:.0f} minutes"""
+- Measured on {report["date"]}, in {report["seconds"] / 60:.0f} minutes{other(report)}"""
+
+
+def other(report: dict) -> str:
+    """Whose the numbers of the column "elsewhere" are; nothing where there is none."""
+    found = report.get("elsewhere")
+    if not found:
+        return ""
+    return (f"\n- Elsewhere: {found['machine']['processor']}, products: {found['machine']['products']}, "
+            f"measured on {found['date']} with the code of that day")  # fmt: skip
 
 
 def rows(report: dict) -> str:
-    shown, times = [], []
+    shown, times, there = [], [], (report.get("elsewhere") or {}).get("medians")
+    heads = ("work", "compared", "median", "middle half", "aim", *(["elsewhere"] if there else []))
     for row in report["rows"].values():
         if failure(row):
-            shown.append([row["row"], failure(row), "", "", ""])
+            shown.append([row["row"], failure(row)] + [""] * (len(heads) - 2))
             continue
         for i, r in enumerate(row["ratios"]):
             mark = {None: "", True: "✓", False: "✗"}[reached(r) if "median" in r else None]
             aim = "" if r["target"] is None else f"≤ {r['target']:.3g} {mark}".strip()
             numbers = [f"{r['median']:.3g}", f"{r['low']:.3g} to {r['high']:.3g}", aim] if "median" in r else [
                 f"not run: {r['not run']}", "", aim]  # fmt: skip
+            if there:
+                also = there.get(row["row"], {}).get(r["of"])
+                numbers.append("" if also is None else f"{also:.3g}")
             shown.append([row["row"] if i == 0 else "", r["of"], *numbers])
         rounds = f"{row['rounds']}, {row['dropped']} dropped" + ("" if row["quiet"] else "; **the machine was busy**")
         spent = ", ".join(f"{name} {value:,.1f}" for name, value in row["milliseconds"].items())
         times.append([row["row"], spent, rounds])
     return "\n\n".join([
-        "## Ratios", table(("work", "compared", "median", "middle half", "aim"), shown),
+        "## Ratios", table(heads, shown),
         "What belongs to these rows:", notes(report),
         "## Times", table(("work", "milliseconds, median", "rounds"), times),
     ])  # fmt: skip
