@@ -22,6 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+THREADS = os.environ.get("OMP_NUM_THREADS")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "book" / "experiments"))
 
@@ -38,6 +39,9 @@ from report_page import markdown  # noqa: E402
 
 from lowrank_edu import shipped  # noqa: E402
 from lowrank_edu.fast import products  # noqa: E402
+
+if THREADS is None:  # the book's tools set it for the book; here a new process is to have all threads
+    os.environ.pop("OMP_NUM_THREADS", None)
 
 PEERS = ("lowrank-edu", "torch", "numpy", "transformers", "peft", "bitsandbytes", "loralib", "scikit-learn")
 PAGE = ROOT / "book" / "benchmark.md"
@@ -70,8 +74,14 @@ def mark(*settings) -> str:
 
 def fresh(work, *args):
     """What `work` returns in a process of its own, whose memory and threads no earlier row has left in a state."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    threads = torch.get_num_threads()
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=with_threads, initargs=(threads,)) as pool:
         return pool.submit(work, *args).result()
+
+
+def with_threads(number: int) -> None:
+    if torch.get_num_threads() != number:
+        raise RuntimeError(f"{torch.get_num_threads()} threads in the new process, {number} in the old: see THREADS.")
 
 
 def here(work, *args):
@@ -225,7 +235,8 @@ def main(words: list[str] | None = None) -> None:
     if asked.publish and asked.only and not asked.resume:
         parser.error("--publish --only: a page has all rows. Add --resume, which keeps what is measured already.")
     about = machine()
-    report = begun(asked, {"mark": mark(asked.smoke, asked.pairs, about), "smoke": asked.smoke, "machine": about})
+    report = begun(asked, {"mark": mark(asked.smoke, asked.pairs, about), "smoke": asked.smoke,
+                           "alone": not asked.smoke, "machine": about})
     run(report, asked)
     if asked.publish:
         publish(report)

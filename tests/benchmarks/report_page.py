@@ -16,7 +16,6 @@ first is faster.
 Machines are restless, so the contenders take turns. A round times each of them once, in an order that rotates, and
 a ratio is taken within a round: a processor that slows down then slows both. The table has the median of the ratios
 and their middle half. A round in which other programs used more than a tenth of a core is dropped and taken again.
-Each row has a process of its own: memory that an earlier row has used and freed is quicker to get than new memory.
 
 - **ours** is the package with `fast=True`; **plain** is the path that the book teaches.
 - **bound** is the same model without an adapter. No adapter can be faster and still do its work.
@@ -33,6 +32,8 @@ GROWTH = """The exponent p of value ≈ c · nᵖ, fitted to the larger half of 
 takes twice as much, with p = 2 four times as much, with p = 0 the same."""
 SHARED = """On this processor the fast path takes torch's own products, as PEFT does. On others it takes oneDNN's;
 the aims were set on one of those."""
+ALONE = """, each row in a process of its own: memory that an earlier row has used and freed is quicker to get than
+  new memory"""
 AGAIN = """## Measure it yourself
 
 ```bash
@@ -89,6 +90,7 @@ def answer(report: dict) -> str:
 def machine(report: dict) -> str:
     m = report["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in m["versions"].items())
+    alone = ALONE if report.get("alone") else ""
     model = "GPT-2 small's shapes, random weights, float32; LoRA r = 8 on all linear layers of its blocks"
     return f"""## On what
 
@@ -96,7 +98,7 @@ def machine(report: dict) -> str:
 - Products of frozen weights in the fast path: {m["products"]}
 - Versions: Python {m["python"]}, {versions}
 - Model, unless a row says otherwise: {model}
-- Measured on {report["date"]}, in {report["seconds"] / 60:.0f} minutes{other(report)}"""
+- Measured on {report["date"]}, in {report["seconds"] / 60:.0f} minutes{alone}{other(report)}"""
 
 
 def other(report: dict) -> str:
