@@ -146,9 +146,7 @@ class AdaptedLayer(Holder):
             new = dict(self.whole.copy.named_parameters())
         if changing:
             W = weight_of(self.base) if W is None else W
-            total = changing[0].onto(W, self.base, room)
-            for update in changing[1:]:
-                total += update.delta(self.base)
+            total = sum((update.delta(self.base) for update in changing[1:]), changing[0].onto(W, self.base, room))
             new["weight"] = store_like(self.base, total).to(W.dtype).contiguous()
         if shifts:
             old = self.base.bias  # None: BitFit may give the layer a bias that it did not have
