@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 TINY = 1e-38  # bitsandbytes' floor of absmax: 1 / TINY is finite, and 0 · (1 / TINY) is 0
 PIECE = 2**20  # values that are coded or decoded at a time: four megabytes, which a processor's cache holds
+ROWS = 8  # that the codes of a piece stand in, for threads to share them
 NESTED_BLOCK = 256  # block size of the absmax under double quantisation
 
 
@@ -173,7 +174,7 @@ def _piece(n, block_size, tensor):
     """How many of n values to take at a time: whole blocks that fit a processor's cache. All of them on other devices,
     and for a plan's tensors without content."""
     cut = tensor.device.type == "cpu" and type(tensor).__name__ != "FakeTensor"
-    step = 2 * block_size  # an even number, because two codes share a byte
+    step = 2 * ROWS * block_size  # two codes share a byte, and bytes stand in rows
     return step * -(-(min(n, PIECE) if cut else n) // step)
 
 
@@ -207,17 +208,18 @@ def dequantize(q, dtype=None, out=None):
     the original unless given), or to that of `out`, a contiguous tensor of the same shape that takes the result."""
     table, absmax = codebook(q.kind, q.packed.device), q.absmax
     out = q.packed.new_empty(q.shape, dtype=dtype or q.dtype) if out is None else out
-    # one look into a table of pairs unpacks both codes of a byte
+    # One look into a table of pairs unpacks both codes of a byte. `gather` shares its rows among the threads;
+    # `index_select` in one dimension does not.
     width = 2 if bits_of(q.kind) == 4 else 1
     table = torch.cartesian_prod(table, table).view(torch.int64).view(-1) if width == 2 else table
     size = _piece(math.prod(q.shape), q.block_size, q.packed)
     pieces = q.packed.view(-1).split(size // width), absmax.split(size // q.block_size), out.view(-1).split(size)
-    numbers = q.packed.new_empty(size // width, dtype=torch.int32)
-    looked_up = table.new_empty(size // width)
+    numbers = q.packed.new_zeros(ROWS, size // width // ROWS, dtype=torch.int64)
+    looked_up = table.new_empty(numbers.shape)
     for codes, scales, room in zip(*pieces, strict=True):
-        numbers, looked_up = numbers[: len(codes)], looked_up[: len(codes)]  # the last piece may be short
-        torch.index_select(table, 0, numbers.copy_(codes), out=looked_up)
-        values = looked_up.view(torch.float32)[: len(room)]
+        numbers.view(-1)[: len(codes)] = codes  # the last piece may be short: then what is old is looked up, too
+        torch.gather(table.expand(ROWS, -1), 1, numbers, out=looked_up)
+        values = looked_up.view(-1).view(torch.float32)[: len(room)]
         whole = len(room) // q.block_size * q.block_size
         torch.mul(values[:whole].view(-1, q.block_size), scales[: whole // q.block_size, None],
                   out=room[:whole].view(-1, q.block_size))  # fmt: skip
