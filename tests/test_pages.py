@@ -7,6 +7,7 @@ import urllib.request
 
 import pages
 import serve
+import unused
 
 RAW = """<head><meta name="viewport" content="a" /><meta name="viewport" content="b" />
 <script defer src="../_static/scripts/fontawesome.js?digest=1"></script>
@@ -52,11 +53,30 @@ def test_small_stylesheets_are_one_in_their_order_and_the_formulas_stay_apart(tm
         (tmp_path / name).write_text(text)
     link = '\n<link rel="stylesheet" type="text/css" href="../_static/{}?v=1" />'.format
     page = "<head>" + "".join(map(link, ["a.css", "styles/b.css", "katex/katex.min.css", "c.css"])) + "</head>"
-    once = pages.bundled(page, tmp_path)
+    words = unused.Words(frozenset(), ())
+    once = pages.bundled(page, tmp_path, lambda: words)
     name = re.search(r'<link href="\.\./_static/(sheets-\w+\.css)" rel="stylesheet" />', once)[1]
     assert (tmp_path / name).read_text() == "a{x:1}\nb{x:2}\na{x:3}"
     assert once.count("<link") == 2 and link("katex/katex.min.css") in once
-    assert pages.bundled(once, tmp_path) == once
+    assert pages.bundled(once, tmp_path, lambda: words) == once
+
+
+CSS = """@charset "UTF-8";/*! licence */p,.gone{a:1}.gone p,#away{a:2}.kept:not(.gone){a:3}
+@media (width>1px){.gone{a:4}.bs-tooltip-auto{a:5}}@media print{.gone{a:6}}@font-face{font-family:x}
+[data-x=".gone"]{a:7}"""
+
+
+def test_rules_for_what_is_on_no_page_are_left_out(tmp_path):
+    (tmp_path / "a.html").write_text('<p class="kept">and a word</p>')
+    (tmp_path / "b.js").write_text("name = `bs-${kind}-auto`; a - b")
+    (tmp_path / "searchindex.js").write_text("gone")
+    short = unused.needed(CSS, unused.Words.of(tmp_path)).replace("\n", "")
+    assert short == (
+        '@charset "UTF-8";/*! licence */p{a:1}.kept:not(.gone){a:3}@media (width>1px){.bs-tooltip-auto{a:5}}'
+        '@font-face{font-family:x}[data-x=".gone"]{a:7}'
+    )
+    (tmp_path / "c.html").write_text("<p id='away'>gone</p>")  # a word of the prose is enough to keep a rule
+    assert unused.needed(CSS, unused.Words.of(tmp_path)).count("gone") > short.count("gone")
 
 
 def test_a_stylesheet_that_only_imports_one_is_left_out():

@@ -6,10 +6,13 @@ changes nothing, because an unchanged page is kept from the last build.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from html import escape, unescape
 from pathlib import Path
+
+from unused import Words, needed
 
 # (what the theme writes, what a page gets instead)
 CHANGES = [
@@ -35,13 +38,15 @@ CHANGES = [
 ]  # fmt: skip
 # Search shows the words around what it finds: of a formula those of MathML, once
 EXCERPTS = ('[".headerlink", "script", "style"]', '[".headerlink", "script", "style", ".katex-html", "annotation"]')
-# 20 kB of a stylesheet that describe FontAwesome's glyphs, and its fonts
+# 20 kB of the theme's stylesheet that describe FontAwesome's glyphs, and its fonts
 GLYPHS = [
     r"@font-face\{[^}]*Font ?Awesome[^}]*\}",
     r'(?:\.fa-[\w-]+(?:::?(?:before|after))?,?)+\{content:"[^"]*"\}',
 ]
-# The small stylesheets; those of formulas are only on pages that have some, and their fonts lie beside them
-SHEET = re.compile(r'\s*<link rel="stylesheet" type="text/css" href="([^"]*_static/)((?!katex/)[^"?]+\.css)[^"]*" />')
+# The stylesheets; those of formulas are only on pages that have some, and their fonts lie beside them
+SHEET = re.compile(
+    r'\s*<link (?=[^>]*rel="stylesheet")[^>]*href="([^"]*_static/)((?!katex/|sheets-)[^"?]+\.css)[^"]*"[^>]*>'
+)
 OPTIONS = re.compile(r'<script defer src="[^"]*_static/documentation_options\.js[^"]*"></script>')
 
 
@@ -52,18 +57,24 @@ def polished(html: str, options: str) -> str:
     return OPTIONS.sub(lambda _: f"<script>{options}</script>", html)
 
 
-def bundled(html: str, static: Path) -> str:
-    """One stylesheet, written into `static`, instead of a page's ten small ones: a phone fetches six at a time."""
+def bundled(html: str, static: Path, words) -> str:
+    """One stylesheet, written into `static`, instead of a page's dozen; without what `words()` show to be unused."""
     found = list(SHEET.finditer(html))
     if not found:
         return html
-    texts = [(static / link[2]).read_text("utf-8").removeprefix('@charset "UTF-8";') for link in found]
-    whole = "\n".join(texts)
-    name = f"sheets-{hashlib.sha256(whole.encode()).hexdigest()[:10]}.css"
-    if not (static / name).exists():
-        (static / name).write_text(whole, "utf-8")
+    name = sheet(static, tuple(link[2] for link in found), words())
     one = f'\n    <link href="{found[0][1]}{name}" rel="stylesheet" />'
     return SHEET.sub("", html[: found[0].start()] + one + html[found[0].end() :])
+
+
+@functools.cache
+def sheet(static: Path, names: tuple[str, ...], words: Words) -> str:
+    """The name, made of its content, of the stylesheet that takes the place of these."""
+    texts = [(static / name).read_text("utf-8").removeprefix('@charset "UTF-8";') for name in names]
+    whole = needed(re.sub("|".join(GLYPHS), "", "\n".join(texts)), words)
+    name = f"sheets-{hashlib.sha256(whole.encode()).hexdigest()[:10]}.css"
+    (static / name).write_text(whole, "utf-8")
+    return name
 
 
 def address(app) -> str:
@@ -127,10 +138,10 @@ def finish(app, exception):
         return
     out = Path(app.outdir)
     options = (out / "_static" / "documentation_options.js").read_text("utf-8")
+    words = functools.cache(lambda: Words.of(out))
     for path in out.rglob("*.html"):
         if "_static" not in path.parts:
-            rewrite(path, lambda html: bundled(polished(html, options), out / "_static"))
-    rewrite(out / "_static" / "styles" / "pydata-sphinx-theme.css", lambda css: re.sub("|".join(GLYPHS), "", css))
+            rewrite(path, lambda html: bundled(polished(html, options), out / "_static", words))
     rewrite(out / "_static" / "searchtools.js", lambda script: script.replace(*EXCERPTS))
     home, pages = address(app), told(out, app.env.found_docs)
     urls = "".join(f"<url><loc>{escape(home)}{page}.html</loc></url>\n" for page in sorted(pages))
