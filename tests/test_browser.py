@@ -3,6 +3,7 @@
 `make book` renders the pages first. Each rule is proved at the end on a page that breaks it.
 """
 
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -98,6 +99,18 @@ def test_the_front_door_leads_to_the_landing_page(browser, home):
         page.goto(home)
         page.wait_for_url("**/book/intro.html")
         assert watch.defects() == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_page_is_light_or_dark_before_the_theme_s_script_runs(browser, home, scheme):
+    with watched(browser, home, color_scheme=scheme) as (page, _):
+        page.route("**/*.js*", lambda route: route.abort())
+        page.goto(home + CHAPTERS[0])
+        red = int(re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[0])
+        assert red < 60 if scheme == "dark" else red > 200
+        page.evaluate("localStorage.setItem('mode', 'light')")  # what a reader has chosen goes before the system's
+        page.reload()
+        assert page.evaluate("document.documentElement.dataset.theme") == "light"
 
 
 SOUGHT = ["rank", "intrinsic dimension", "merge", "quantile", "checkpointing", "forgetting", "importance"]

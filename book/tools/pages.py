@@ -24,6 +24,10 @@ CHANGES = [
     # scripts wait until the page is there
     (r"<script(?=[^>]*\ssrc=)(?![^>]*\b(?:defer|async)\b)", "<script defer"),
     (r'(\s*<meta name="viewport"[^>]*>)(?:\s*<meta name="viewport"[^>]*>)+', r"\1"),
+    # light or dark before the first paint: the theme's script comes after it, and dark readers see a flash of light
+    (r'(documentElement\.dataset\.theme = )localStorage\.getItem\("theme"\) \|\| "auto"',
+     r'\1(mode => mode !== "auto" ? mode : matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")'
+     "(document.documentElement.dataset.mode)"),
     # a name that hides the visible text of a button: the text is its name
     (r'(<button class="btn search-button-field[^>]*?) aria-label="Search"', r"\1"),
     (r'<summary aria-label="Toggle hidden content">', "<summary>"),
