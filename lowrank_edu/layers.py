@@ -42,7 +42,10 @@ class Holder(nn.Module):
     enabled  False inside `lo.disabled`
     rows     None, or one name (or None) per row of the batch, inside `lo.routed`
     kept     None, or what merging replaced
+    stacked  None, or what the fast path keeps from one pass to the next inside `lo.routed`
     """
+
+    stacked = None
 
     def __init__(self):
         super().__init__()

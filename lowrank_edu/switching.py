@@ -78,7 +78,7 @@ def routed(model, names):
         yield model
     finally:
         for path, layer in layers.items():
-            layer.rows = before[path]
+            layer.rows, layer.stacked = before[path], None
 
 
 def merge(model, *, how=None, weights=None, keep_base=True):

@@ -117,12 +117,14 @@ def test_ratios_are_taken_within_rounds():
     assert timing.ratio({"a": [1.0], "b": [4.0]}, "a", "b") == (0.25, 0.25, 0.25)
 
 
-@pytest.mark.parametrize("busy, rounds, dropped, quiet", [
-    ([0, 0, 0], 3, 0, True),
-    ([0, 1, 0, 1, 0], 3, 2, True),
-    ([1] * 9, 3, 0, False),
+@pytest.mark.parametrize("busy, more, rounds, dropped, quiet", [
+    ([0, 0, 0], 0, 3, 0, True),
+    ([0, 1, 0, 1, 0], 0, 3, 2, True),
+    ([1] * 9, 0, 3, 0, False),
+    ([0, 1] + [0] * 7, 60, 8, 1, True),
 ])  # fmt: skip
-def test_disturbed_rounds_are_dropped_and_a_busy_machine_is_told(monkeypatch, busy, rounds, dropped, quiet):
+def test_disturbed_rounds_are_dropped_and_a_busy_machine_is_told(monkeypatch, busy, more, rounds, dropped, quiet):
+    monkeypatch.setattr(timing, "MORE", more)
     left = iter(busy)
 
     class Told:

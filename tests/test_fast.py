@@ -444,6 +444,49 @@ def test_routed_rows(kind, other):
         logits(quick)
 
 
+def test_stacked_factors_are_kept_inside_a_routed_block_and_never_stale(monkeypatch):
+    model = adapted().eval()
+    lo.adapt(model, lo.LoRA(**LORA, target_modules="all-linear"), "b", seed=1)
+    plain, quick = both(shaken(model, seed=2).eval())
+    layer = quick.transformer.h[0].attn.c_attn
+    with lo.routed(plain, ["b", None, "default"]), lo.routed(quick, ["b", None, "default"]):
+        before = logits(quick)
+        kept = layer.stacked
+        assert torch.equal(before, logits(quick)) and layer.stacked is kept
+        for change in (in_place, other_memory, other_scale, another_parameter):
+            for model in (plain, quick):
+                change(model.transformer.h[0].attn.c_attn.updates["b"])
+            after = logits(quick)
+            assert away(logits(plain), after) <= BOUND < away(before, after), change.__name__
+            before = after
+    assert layer.stacked is None
+
+
+@torch.no_grad()
+def in_place(update):
+    update.B.mul_(2)
+
+
+def other_memory(update):
+    update.A.data = 2 * update.A.data
+
+
+def other_scale(update):
+    update.scale *= 3
+
+
+def another_parameter(update):
+    update.A = torch.nn.Parameter(update.A.detach() + 1)
+
+
+def test_routed_factors_that_were_made_in_inference_mode():
+    with torch.inference_mode():
+        plain, quick = both(adapted().eval())
+        names = ["default", None, "default"]
+        with lo.routed(plain, names), lo.routed(quick, names):
+            assert away(logits(plain), logits(quick)) <= BOUND
+
+
 def test_training_on_the_fast_path_ends_as_on_the_plain_one(tmp_path):
     data = [{"input_ids": ids, "labels": ids} for ids in batch(8, 9)]
     plain, quick = (copy.deepcopy(adapted()) for _ in "ab")

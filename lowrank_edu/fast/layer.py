@@ -46,13 +46,28 @@ class FastLayer(AdaptedLayer):
         alike = len({A.shape for A, _ in pairs.values()}) == 1 and all(A.dtype == x.dtype for A, _ in pairs.values())
         if not alike or len(x) != len(self.rows) or x.dim() != 3:
             return super()._routed(x, *args, **kwargs)
-        absent = set(self.rows) - set(acting)
-        if absent:
-            pairs |= dict.fromkeys(absent, tuple(map(torch.zeros_like, next(iter(pairs.values())))))
-        A, B = (torch.stack(half) for half in zip(*[pairs[name] for name in self.rows], strict=True))
-        scales = x.new_tensor([acting[name].scale if name in acting else 0.0 for name in self.rows])
-        z = torch.bmm(x, A.mT) * scales[:, None, None]  # (rows, tokens, d_in) -> (rows, tokens, r)
+        rows = {name: (*pair, acting[name].scale) for name, pair in pairs.items()}
+        A, B, scales = self._stacked([rows.get(name) for name in self.rows])
+        z = torch.bmm(x, A.mT) * scales  # (rows, tokens, d_in) -> (rows, tokens, r)
         return base(x).baddbmm_(z, B.mT)
+
+    def _stacked(self, rows):
+        """(A (rows, r, d_in), B (rows, d_out, r), scales (rows, 1, 1)) of each row's (A, B, scale), or None for zeros.
+
+        They are kept for the next token until `routed` ends, unless a factor has changed."""
+        state = [row and (_state(row[0]), _state(row[1]), row[2]) for row in rows]
+        if self.stacked is None or self.stacked[0] != state:
+            some = next(row for row in rows if row)
+            absent = torch.zeros_like(some[0]), torch.zeros_like(some[1]), 0.0
+            A, B, scales = zip(*[row or absent for row in rows], strict=True)
+            found = torch.stack(A), torch.stack(B), some[0].new_tensor(scales)[:, None, None]
+            self.stacked = state, rows, found  # with the rows, so that no other tensor gets their memory
+        return self.stacked[2]
+
+
+def _state(tensor):
+    """What changes when the tensor does (torch itself does not see a change in place of its `.data`)."""
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def _as_it_is(x):

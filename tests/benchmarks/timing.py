@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 QUIET = 0.1  # cores that other processes may use
+MORE = 40  # seconds within which short rounds go on, up to three times as many
 STAT = Path("/proc/stat")
 
 
@@ -72,18 +73,19 @@ def once(work: Callable[[], object], least: float) -> float:
 def race(works: dict[str, Callable[[], object]], rounds: int, *, wait: float = 0.0, least: float = 0.2) -> dict:
     """{"seconds": {name: [one time per round]}, "rounds", "dropped", "quiet"} of contenders that take turns.
 
+    Where there is time to wait for a quiet machine, short rounds go on for MORE seconds: short work is restless.
     A round during which others used more than QUIET cores is dropped and taken again, three times as many rounds at
     most; when too few remain, all are kept and "quiet" is False.
     """
     quiet = wait_until_quiet(wait)
     for work in works.values():
         work()
-    names, kept, disturbed = list(works), [], []
+    names, kept, disturbed, until = list(works), [], [], time.monotonic() + (MORE if wait else 0)
     for number in range(3 * rounds):
         others, order = Others(), names[number % len(names) :] + names[: number % len(names)]
         row = {name: once(works[name], least) for name in order}
         (kept if others.cores() <= QUIET else disturbed).append(row)
-        if len(kept) == rounds or (not wait and len(kept) + len(disturbed) == rounds):
+        if len(kept if wait else kept + disturbed) >= rounds and time.monotonic() >= until:
             break
     if len(kept) < rounds:
         kept, disturbed, quiet = (kept + disturbed)[-rounds:], [], False
