@@ -52,22 +52,26 @@ class FastLayer(AdaptedLayer):
         return base(x).baddbmm_(z, B.mT)
 
     def _stacked(self, rows):
-        """(A (rows, r, d_in), B (rows, d_out, r), scales (rows, 1, 1)) of each row's (A, B, scale), or None for zeros.
-
-        They are kept for the next token until `routed` ends, unless a factor has changed."""
+        """`stack(rows)`, kept for the next token until `routed` ends, unless a factor has changed."""
+        if torch.compiler.is_compiling():  # a compiled graph reads the factors at every call
+            return stack(rows)
         state = [row and (_state(row[0]), _state(row[1]), row[2]) for row in rows]
         if self.stacked is None or self.stacked[0] != state:
-            some = next(row for row in rows if row)
-            absent = torch.zeros_like(some[0]), torch.zeros_like(some[1]), 0.0
-            A, B, scales = zip(*[row or absent for row in rows], strict=True)
-            found = torch.stack(A), torch.stack(B), some[0].new_tensor(scales)[:, None, None]
-            self.stacked = state, rows, found  # with the rows, so that no other tensor gets their memory
+            self.stacked = state, rows, stack(rows)  # with the rows, so that no other tensor gets their id
         return self.stacked[2]
 
 
+def stack(rows):
+    """(A (rows, r, d_in), B (rows, d_out, r), scales (rows, 1, 1)) of each row's (A, B, scale), or None for zeros."""
+    some = next(row for row in rows if row)
+    absent = torch.zeros_like(some[0]), torch.zeros_like(some[1]), 0.0
+    A, B, scales = zip(*[row or absent for row in rows], strict=True)
+    return torch.stack(A), torch.stack(B), some[0].new_tensor(scales)[:, None, None]
+
+
 def _state(tensor):
-    """What changes when the tensor does (torch itself does not see a change in place of its `.data`)."""
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+    """What changes when the tensor does, but for what is done to its `.data`: torch does not count that."""
+    return id(tensor), tensor.device, tensor.dtype, 0 if tensor.is_inference() else tensor._version
 
 
 def _as_it_is(x):
