@@ -217,7 +217,7 @@ def dequantize(q, dtype=None, out=None):
     numbers = q.packed.new_zeros(ROWS, size // width // ROWS, dtype=torch.int64)
     looked_up = table.new_empty(numbers.shape)
     for codes, scales, room in zip(*pieces, strict=True):
-        numbers.view(-1)[: len(codes)] = codes  # the last piece may be short: then what is old is looked up, too
+        numbers.view(-1)[: len(codes)].copy_(codes)  # the last piece may be short: then what is old is looked up, too
         torch.gather(table.expand(ROWS, -1), 1, numbers, out=looked_up)
         values = looked_up.view(-1).view(torch.float32)[: len(room)]
         whole = len(room) // q.block_size * q.block_size
