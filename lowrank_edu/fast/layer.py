@@ -52,12 +52,17 @@ class FastLayer(AdaptedLayer):
         return base(x).baddbmm_(z, B.mT)
 
     def _stacked(self, rows):
-        """`stack(rows)`, kept for the next token until `routed` ends, unless a factor has changed."""
+        """`stack(rows)`; from the second pass on it is kept until `routed` ends, unless a factor has changed.
+
+        A single pass would pay for new memory, where the stack of the layer before has just freed some."""
         if torch.compiler.is_compiling():  # a compiled graph reads the factors at every call
             return stack(rows)
         state = [row and (_state(row[0]), _state(row[1]), row[2]) for row in rows]
         if self.stacked is None or self.stacked[0] != state:
-            self.stacked = state, rows, stack(rows)  # with the rows, so that no other tensor gets their id
+            self.stacked = state, rows, None  # with the rows, so that no other tensor gets their id
+            return stack(rows)
+        if self.stacked[2] is None:
+            self.stacked = state, rows, stack(rows)
         return self.stacked[2]
 
 
