@@ -8,9 +8,9 @@
   const kept = order.filter(i => state.keep === "all" || rows[i][state.keep]);
   const box = $("cards"), cards = data.cards ||= rows.map((_, i) => box.querySelector(`[data-row="${i}"]`));
   const label = i => asked ? `${by}: ${rows[i][by]}` : "";
-  order.forEach((i, at) => {  // the first in sight first; two a frame
+  order.forEach((i, at) => {  // the first in sight first; four a frame
     const card = cards[i], hidden = !kept.includes(i);
-    $.later(card, 2, () => {
+    $.later(card, 1.2, () => {
       const moved = box.children[at] !== card;
       if (moved) box.insertBefore(card, box.children[at]);
       if (card.hidden !== hidden) card.hidden = hidden;
