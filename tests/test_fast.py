@@ -92,7 +92,7 @@ def distances(one, other, cast=nullcontext, rows=3, length=7):
 
 
 def exact(model, cast):
-    """The model in float64 if it computes in float32, else itself."""
+    """A copy of the model, in float64 if it computes in float32."""
     single = cast is nullcontext and {p.dtype for p in model.parameters()} == {torch.float32}
     return copy.deepcopy(model).double() if single else copy.deepcopy(model)
 
@@ -444,7 +444,7 @@ def test_routed_rows(kind, other):
         logits(quick)
 
 
-def test_stacked_factors_are_kept_inside_a_routed_block_and_never_stale(monkeypatch):
+def test_stacked_factors_are_kept_inside_a_routed_block_and_never_stale():
     model = adapted().eval()
     lo.adapt(model, lo.LoRA(**LORA, target_modules="all-linear"), "b", seed=1)
     plain, quick = both(shaken(model, seed=2).eval())

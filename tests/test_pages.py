@@ -54,11 +54,17 @@ def test_small_stylesheets_are_one_in_their_order_and_the_formulas_stay_apart(tm
     link = '\n<link rel="stylesheet" type="text/css" href="../_static/{}?v=1" />'.format
     page = "<head>" + "".join(map(link, ["a.css", "styles/b.css", "katex/katex.min.css", "c.css"])) + "</head>"
     words = unused.Words(frozenset(), ())
-    once = pages.bundled(page, tmp_path, lambda: words)
+
+    def sheet(names):
+        return pages.sheet(tmp_path, names, words)
+
+    once = pages.bundled(page, sheet)
     name = re.search(r'<link href="\.\./_static/(sheets-\w+\.css)" rel="stylesheet" />', once)[1]
     assert (tmp_path / name).read_text() == "a{x:1}\nb{x:2}\na{x:3}"
     assert once.count("<link") == 2 and link("katex/katex.min.css") in once
-    assert pages.bundled(once, tmp_path, lambda: words) == once
+    assert pages.bundled(once, sheet) == once
+    (tmp_path / "a.css").write_text("a{x:4}")  # as in the next build of one process
+    assert "a{x:4}" in (tmp_path / sheet(tuple(sheets))).read_text()
 
 
 CSS = """@charset "UTF-8";/*! licence */p,.gone{a:1}.gone p,#away{a:2}.kept:not(.gone){a:3}

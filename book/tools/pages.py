@@ -61,19 +61,18 @@ def polished(html: str, options: str) -> str:
     return OPTIONS.sub(lambda _: f"<script>{options}</script>", html)
 
 
-def bundled(html: str, static: Path, words) -> str:
-    """One stylesheet, written into `static`, instead of a page's dozen; without what `words()` show to be unused."""
+def bundled(html: str, sheet) -> str:
+    """One stylesheet instead of a page's dozen; `sheet(names)` makes it and says what it is called."""
     found = list(SHEET.finditer(html))
     if not found:
         return html
-    name = sheet(static, tuple(link[2] for link in found), words())
+    name = sheet(tuple(link[2] for link in found))
     one = f'\n    <link href="{found[0][1]}{name}" rel="stylesheet" />'
     return SHEET.sub("", html[: found[0].start()] + one + html[found[0].end() :])
 
 
-@functools.cache
 def sheet(static: Path, names: tuple[str, ...], words: Words) -> str:
-    """The name, made of its content, of the stylesheet that takes the place of these."""
+    """Write one sheet for these of `static`, without what `words` show to be unused. Its name tells its content."""
     texts = [(static / name).read_text("utf-8").removeprefix('@charset "UTF-8";') for name in names]
     whole = needed(re.sub("|".join(GLYPHS), "", "\n".join(texts)), words)
     name = f"sheets-{hashlib.sha256(whole.encode()).hexdigest()[:10]}.css"
@@ -142,10 +141,11 @@ def finish(app, exception):
         return
     out = Path(app.outdir)
     options = (out / "_static" / "documentation_options.js").read_text("utf-8")
-    words = functools.cache(lambda: Words.of(out))
+    # once a build: the next one may have other sheets and other words
+    one_sheet = functools.cache(lambda names: sheet(out / "_static", names, Words.of(out)))
     for path in out.rglob("*.html"):
         if "_static" not in path.parts:
-            rewrite(path, lambda html: bundled(polished(html, options), out / "_static", words))
+            rewrite(path, lambda html: bundled(polished(html, options), one_sheet))
     rewrite(out / "_static" / "searchtools.js", lambda script: script.replace(*EXCERPTS))
     home, pages = address(app), told(out, app.env.found_docs)
     urls = "".join(f"<url><loc>{escape(home)}{page}.html</loc></url>\n" for page in sorted(pages))
