@@ -198,12 +198,23 @@ def test_the_figure_moves_and_begins_as_drawn():
         plain = figure_page.show(browser, figure.html, script=False)
         assert plain.locator("[data-row]").count() == len(names)
         assert plain.locator(".lo-stage").inner_html().replace(" ", "") == stage
-        frames = "new Promise(done => setTimeout(done, 1000))"  # cards are put in order a few a frame
-        page.select_option("select", "name")
-        page.select_option("select", "trained")  # the newer choice wins
-        page.select_option("select", "name")
+        frames = "new Promise(done => setTimeout(done, 300))"  # what is asked for in one moment is drawn once
+        parts = "[...card.querySelectorAll('b, .count, .use, dd, code')].map(part => part.textContent).join('|')"
+        whole = f"[...document.querySelectorAll('[data-row]')].map(card => {parts})"
+        before = page.evaluate(whole)
+        page.locator("[data-row]").nth(names.index("VeRA")).locator("summary").click()
+        page.evaluate("""async () => {  // a new choice in each frame: the newest wins
+            const box = document.querySelector("select");
+            for (const choice of ["name", "trained", "start", "name"]) {
+                box.value = choice;
+                box.dispatchEvent(new Event("input", {bubbles: true}));
+                await new Promise(requestAnimationFrame);
+            }
+        }""")
         page.evaluate(frames)
         assert page.evaluate(shown) == sorted(names, key=str.lower)
+        assert sorted(page.evaluate(whole)) == sorted(before)  # a method keeps its words
+        assert page.locator("[data-row][open] b").all_inner_texts() == ["VeRA"]  # and stays open
         page.select_option("select", "trained")
         page.evaluate(frames)
         assert page.evaluate(shown)[0] == "intrinsic dimension"
@@ -214,4 +225,8 @@ def test_the_figure_moves_and_begins_as_drawn():
         page.select_option("select", "start")
         page.evaluate(frames)
         assert page.inner_text("[data-row]:not([hidden]) .by").startswith("start: ")
+        page.select_option("select", "table")
+        page.check("input[value=all]", force=True)
+        page.evaluate(frames)
+        assert page.evaluate(whole) == before and page.evaluate(shown) == names
         assert not page.errors

@@ -122,8 +122,8 @@ def method_table(table=None, counts=None, slug="method-table"):
         "background:none;padding:0}"
         "#fig-SLUG summary:focus-visible{outline:3px solid var(--b);outline-offset:2px}"
         "#fig-SLUG summary b{margin-right:.4rem}"
-        "#fig-SLUG summary span{color:var(--muted)}#fig-SLUG .use{margin-left:.7em}"
-        "#fig-SLUG .by{display:block;color:currentColor}"
+        "#fig-SLUG .use{color:var(--muted);margin-left:.7em}"
+        "#fig-SLUG .by{display:block}"
         "#fig-SLUG dl{display:grid;grid-template-columns:auto 1fr;gap:.1rem .6rem;margin:.4rem 0 0}"
         "#fig-SLUG code{display:block;font-size:12px;margin-top:.4rem;overflow-wrap:anywhere;white-space:pre-wrap;"
         "color:inherit}"
@@ -177,11 +177,11 @@ def _scale(rows):
 def _card(i, row):
     count = "named, not implemented" if row["trained"] is None else f"trains {row['trained']:,}"
     answers = "".join(f"<dt>{q}</dt><dd>{escape(row[q])}</dd>" for q in QUESTIONS)
-    code = f"<code>{escape(row['code'])}</code>" if "code" in row else ""
-    return (
-        f'<details data-row="{i}"><summary><b>{escape(row["name"])}</b>{count}'
-        f'<span class="use">{escape(row["use"])}</span><span class="by"></span></summary>'
-        f"<dl>{answers}<dt>source</dt><dd>{escape(row['source'])}</dd></dl>{code}</details>"
+    code = escape(row.get("code", "# named, not implemented in this package"))
+    return (  # every card has the same pieces of text, all filled: methods_page.js exchanges them
+        f'<details data-row="{i}"><summary><b>{escape(row["name"])}</b><span class="count">{count}</span>'
+        f'<span class="use">{escape(row["use"])}</span><span class="by"> </span></summary>'
+        f"<dl>{answers}<dt>source</dt><dd>{escape(row['source'])}</dd></dl><code>{code}</code></details>"
     )
 
 
