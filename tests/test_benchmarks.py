@@ -262,6 +262,35 @@ def test_a_missing_peer_is_not_run_and_the_row_stays(monkeypatch):
         assert any("median" in r for r in found["ratios"])
 
 
+RETURNED = """
+import sys
+sys.path.append(sys.argv[1])
+import rows, torch
+held = lambda: 4096 * int(open("/proc/self/statm").read().split()[1])
+told = sys.argv[2] == "kept" and rows.keep_freed_memory()
+blocks = [torch.ones(2**21) for _ in range(20)]
+full = held()
+del blocks
+print(told, (full - held()) / 8 / 2**21)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+@pytest.mark.parametrize("how", ["kept", "by default"])
+def test_freed_memory_is_kept_where_a_row_asks_for_it(how):
+    """Of 20 blocks of 8 MiB, how many the process gives back; by default glibc gives back nearly all."""
+    command = [sys.executable, "-W", "ignore", "-c", RETURNED, str(HOME), how]
+    told, given = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
+    assert (told, float(given) < 1) == ("True", True) if how == "kept" else float(given) > 5
+
+
+def test_memory_that_cannot_be_kept_is_told(monkeypatch):
+    monkeypatch.setattr(rows, "FULL", models.SMOKE)
+    monkeypatch.setattr(rows, "keep_freed_memory", lambda: False)
+    found = benchmark.measured(rows.merging_in_kept_memory(models.SMOKE), 1, 0, 0)
+    assert {r.get("not run") for r in found["ratios"]} == {"this C library has no mallopt"}
+
+
 def test_a_row_asks_for_three_rounds_at_least():
     with pytest.raises(ValueError, match="rounds=2: a median needs 3"):
         kinds.Row("x", {}, rounds=2)
