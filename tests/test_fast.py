@@ -4,6 +4,7 @@ import copy
 import pickle
 from contextlib import nullcontext
 
+import accelerate
 import peft
 import pytest
 import torch
@@ -217,6 +218,12 @@ def test_where_it_does_not_fit_it_is_plain_and_says_why():
     heard = adapted()
     heard.get_submodule("transformer.h.0.attn.c_attn").base.register_forward_hook(lambda *_: None)
     assert reasons(heard) == {"a hook listens at the base"}
+    quick = both(adapted())[1]
+    accelerate.cpu_offload(quick.get_submodule("transformer.h.0.attn.c_attn").base)  # its weight is fetched when called
+    assert set(lo.fast_report(quick).plain.values()) == {"the base was given another forward"}
+    assert away(logits(adapted()), logits(quick)) <= BOUND
+    with lo.routed(quick, ["default", None, "default"]):
+        assert away(logits(adapted())[0], logits(quick)[0]) <= BOUND
     assert "BertForMaskedLM" in lo.fast_report(both(adapted("bert"))[1]).loss
     whole = adapted(method=lo.LoRA(**LORA, target_modules=["c_fc"], modules_to_save=["lm_head"]))
     assert lo.fast_report(both(whole)[1]).loss == "the head is not a plain linear layer"
@@ -442,6 +449,14 @@ def test_routed_rows(kind, other):
         assert away(alone[1], logits(quick)[1]) <= BOUND < away(alone[0], logits(quick)[0])
     with lo.routed(quick, ["b", "b"]), pytest.raises(ValueError, match="2 names were routed"):
         logits(quick)
+
+
+def test_a_hook_hears_routed_rows():
+    quick, heard = both(adapted().eval())[1], []
+    quick.transformer.h[0].attn.c_attn.base.register_forward_hook(lambda *_: heard.append(1))
+    with lo.routed(quick, ["default", None, "default"]):
+        logits(quick)
+    assert heard == [1]
 
 
 def test_stacked_factors_are_kept_inside_a_routed_block_and_never_stale():

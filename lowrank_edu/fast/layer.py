@@ -6,7 +6,7 @@ from torch import nn
 from ..layers import AdaptedLayer
 from ..quantized import Quantized
 from ..updates import LowRank
-from .products import AdaptedProduct, added
+from .products import AdaptedProduct, added, linear
 from .remaking import full_precision, source_of
 
 
@@ -21,10 +21,10 @@ class FastLayer(AdaptedLayer):
         if args or kwargs or not full_precision(x) or why_plain(self, updates, base):
             return super().forward(x, *args, **kwargs)
         A, B, scale = together(updates)
-        W0, b = base._parameters["weight"], base._parameters["bias"]
+        W0, b = _frozen(base)
         if not x.dtype == A.dtype == W0.dtype:
             return super().forward(x)
-        W0, rows = W0 if type(base) is nn.Linear else W0.T, x.reshape(-1, x.shape[-1])  # (d_out, d_in), (n, d_in)
+        rows = x.reshape(-1, x.shape[-1])  # (n, d_in)
         if torch.is_grad_enabled():
             remake, source = source_of(x) or (_as_it_is, rows)
             y = AdaptedProduct.apply(rows, A, B, scale, W0, b, source, remake)
@@ -49,7 +49,10 @@ class FastLayer(AdaptedLayer):
         rows = {name: (*pair, acting[name].scale) for name, pair in pairs.items()}
         A, B, scales = self._stacked([rows.get(name) for name in self.rows])
         z = torch.bmm(x, A.mT) * scales  # (rows, tokens, d_in) -> (rows, tokens, r)
-        return base(x).baddbmm_(z, B.mT)
+        if why_called(base) or base._parameters["weight"].dtype != x.dtype:
+            return base(x).baddbmm_(z, B.mT)
+        y = linear(x.reshape(-1, x.shape[-1]), *_frozen(base))
+        return y.view(*x.shape[:-1], -1).baddbmm_(z, B.mT)
 
     def _stacked(self, rows):
         """`stack(rows)`; from the second pass on it is kept until `routed` ends, unless a factor has changed.
@@ -77,6 +80,12 @@ def stack(rows):
 def _state(tensor):
     """What changes when the tensor does, but for what is done to its `.data`: torch does not count that."""
     return id(tensor), tensor.device, tensor.dtype, 0 if tensor.is_inference() else tensor._version
+
+
+def _frozen(base):
+    """(W0 (d_out, d_in), b or None) of an nn.Linear or a Conv1D."""
+    W0, b = base._parameters["weight"], base._parameters["bias"]
+    return W0 if type(base) is nn.Linear else W0.T, b
 
 
 def _as_it_is(x):
@@ -109,17 +118,27 @@ def why_plain(layer, updates=None, base=None):
         return "merged: nothing is left to add"
     if layer.rows is not None:
         return "routed: an adapter for each row"
-    if type(base) is not nn.Linear and type(base).__name__ != "Conv1D":
-        return "the base is quantised" if isinstance(base, Quantized) else f"a {type(base).__name__} is not known here"
-    if base._forward_hooks or base._forward_pre_hooks:
-        return "a hook listens at the base"
-    for parameter in base._parameters.values():
-        if parameter is not None and parameter.requires_grad:
-            return "the base is trained"
+    called = why_called(base)
+    if called:
+        return called
     for update in updates:
         kind = type(update)
         if not issubclass(kind, LowRank) or kind.change is not LowRank.change:
             return f"{kind.__name__} is more than a product of two factors"
         if update.training and update.dropout.p:
             return "dropout draws an input of its own for each update"
+    return None
+
+
+def why_called(base):
+    """Why this base is called, instead of its product being taken here, or None."""
+    if type(base) is not nn.Linear and type(base).__name__ != "Conv1D":
+        return "the base is quantised" if isinstance(base, Quantized) else f"a {type(base).__name__} is not known here"
+    if base._forward_hooks or base._forward_pre_hooks:
+        return "a hook listens at the base"
+    if "forward" in base.__dict__:  # accelerate does so, and fetches weights that lie elsewhere
+        return "the base was given another forward"
+    for parameter in base._parameters.values():
+        if parameter is not None and parameter.requires_grad:
+            return "the base is trained"
     return None
