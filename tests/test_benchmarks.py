@@ -113,8 +113,26 @@ def test_the_exponent_of_a_power_is_found_behind_a_constant(p):
 
 def test_ratios_are_taken_within_rounds():
     seconds = {"a": [1.0, 20.0, 3.0], "b": [2.0, 40.0, 6.0]}  # a machine that is ten times slower for one round
-    assert timing.ratio(seconds, "a", "b") == (0.5, 0.5, 0.5)
-    assert timing.ratio({"a": [1.0], "b": [4.0]}, "a", "b") == (0.25, 0.25, 0.25)
+    assert timing.ratios(seconds, "a", "b") == [0.5, 0.5, 0.5]
+    assert timing.quartiles([0.25]) == (0.25, 0.25, 0.25)
+    assert timing.quartiles([5.0, 1.0, 2.0, 4.0, 3.0]) == (2, 3, 4)
+
+
+def test_a_row_joins_the_rounds_of_its_processes():
+    wanted = [("a / b", "a", "b", 0.5), ("a / c", "a", "c", 1)]
+    part = {"row": "it", "note": "", "why": {}, "facts": {}, "wanted": wanted, "absent": {"c": "not here"}}
+    found = benchmark.joined([
+        {**part, "rounds": 1, "dropped": 2, "quiet": True, "apart": {"b": 0.0}, "seconds": {"a": [1.0], "b": [2.0]}},
+        {**part, "rounds": 2, "dropped": 0, "quiet": True, "apart": {"b": 1e-7}, "seconds": {"a": [6, 3], "b": [8, 3]}},
+    ])  # fmt: skip
+    assert (found["rounds"], found["dropped"], found["quiet"], found["apart"]) == (3, 2, True, {"b": 1e-7})
+    assert found["milliseconds"] == {"a": 3000, "b": 3000}
+    both, absent = found["ratios"]
+    assert (both["low"], both["median"], both["high"], both["processes"]) == (0.625, 0.75, 0.875, [0.5, 0.875])
+    assert absent == {"of": "a / c", "not run": "not here", "target": 1}
+    report = {"processes": 2, "rows": {"it": found}}
+    assert "Each row in 2 fresh processes" in report_page.processes(report)
+    assert "by 75 % at most" in report_page.processes(report) and not report_page.processes({**report, "processes": 0})
 
 
 @pytest.mark.parametrize("busy, more, rounds, dropped, quiet", [
@@ -124,7 +142,6 @@ def test_ratios_are_taken_within_rounds():
     ([0, 1] + [0] * 7, 60, 8, 1, True),
 ])  # fmt: skip
 def test_disturbed_rounds_are_dropped_and_a_busy_machine_is_told(monkeypatch, busy, more, rounds, dropped, quiet):
-    monkeypatch.setattr(timing, "MORE", more)
     left = iter(busy)
 
     class Told:
@@ -134,7 +151,7 @@ def test_disturbed_rounds_are_dropped_and_a_busy_machine_is_told(monkeypatch, bu
     monkeypatch.setattr(timing, "Others", Told)
     monkeypatch.setattr(timing, "wait_until_quiet", lambda longest: True)
     calls = []
-    found = timing.race({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, wait=1, least=0)
+    found = timing.race({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, wait=1, least=0, more=more)
     assert (found["rounds"], found["dropped"], found["quiet"]) == (rounds, dropped, quiet)
     assert calls[:6] == ["a", "b", "a", "b", "b", "a"]  # warm, then in an order that rotates
     assert len(found["seconds"]["a"]) == rounds
@@ -257,7 +274,7 @@ def test_a_missing_peer_is_not_run_and_the_row_stays(monkeypatch):
     monkeypatch.setattr(peers, "loralib", None)
     monkeypatch.setattr(svd, "theirs", None)
     for make in (rows.step_of_the_layer, rows.step_whole, rows.step_of_q_and_v, rows.merging, rows.randomised_svd):
-        found = benchmark.measured(make(models.SMOKE), 1, 0, 0)
+        found = benchmark.joined([benchmark.raced(make, models.SMOKE, 1, 1, 0, 0)])
         assert any("is not installed" in r.get("not run", "") for r in found["ratios"])
         assert any("median" in r for r in found["ratios"])
 
@@ -287,15 +304,16 @@ def test_freed_memory_is_kept_where_a_row_asks_for_it(how):
 def test_memory_that_cannot_be_kept_is_told(monkeypatch):
     monkeypatch.setattr(rows, "FULL", models.SMOKE)
     monkeypatch.setattr(rows, "keep_freed_memory", lambda: False)
-    found = benchmark.measured(rows.merging_in_kept_memory(models.SMOKE), 1, 0, 0)
+    found = benchmark.joined([benchmark.raced(rows.merging_in_kept_memory, models.SMOKE, 1, 1, 0, 0)])
     assert {r.get("not run") for r in found["ratios"]} == {"this C library has no mallopt"}
 
 
 def test_a_row_asks_for_three_rounds_at_least():
     with pytest.raises(ValueError, match="rounds=2: a median needs 3"):
         kinds.Row("x", {}, rounds=2)
-    found = benchmark.measured(kinds.Row("x", {"a": lambda: 1}, rounds=3), 7, 0, 0)
-    assert found["rounds"] == 3
+    for processes, share in ((1, 3), (2, 2), (3, 1)):
+        found = benchmark.rounds_of(kinds.Row("x", {"a": lambda: 1}, rounds=3), 7, processes, 0, 0)
+        assert found["rounds"] == share
 
 
 # ---- the page

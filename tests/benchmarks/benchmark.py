@@ -10,6 +10,7 @@ import argparse
 import gc
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -46,6 +47,7 @@ if THREADS is None:  # the book's tools set it for the book; here a new process 
 PEERS = ("lowrank-edu", "torch", "numpy", "transformers", "peft", "bitsandbytes", "loralib", "scikit-learn")
 PAGE = ROOT / "book" / "benchmark.md"
 PLACE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\][^\s:,;)]+")
+PROCESSES = 3  # they share a row's rounds: where memory comes to lie differs from process to process, and times with it
 PATIENCE = 300  # seconds that all rows together wait for a quiet machine
 
 
@@ -90,28 +92,43 @@ def here(work, *args):
 
 
 def raced(make, size, *how) -> dict:
-    return measured(make(size), *how)
+    return rounds_of(make(size), *how)
 
 
-def measured(row: kinds.Row, pairs: int, wait: float, least: float) -> dict:
-    """The row raced, as plain data."""
+def rounds_of(row: kinds.Row, pairs: int, processes: int, wait: float, least: float) -> dict:
+    """This process's share of the row's rounds, as plain data."""
     apart = kinds.apart(row.same)  # before racing, which trains some of them
     works = {name: work for name, work in row.works.items() if not isinstance(work, kinds.NotRun)}
-    found = timing.race(works, min(pairs, row.rounds or pairs), wait=wait, least=least)
+    share = math.ceil(min(pairs, row.rounds or pairs) / processes)
+    found = timing.race(works, share, wait=wait, least=least, more=timing.MORE / processes)
+    absent = {name: work.why for name, work in row.works.items() if name not in works}
+    return {"row": row.title, "note": row.note, "why": row.why, "facts": row.facts, "apart": apart,
+            "wanted": row.ratios, "absent": absent, **found}  # fmt: skip
+
+
+def joined(parts: list[dict]) -> dict:
+    """A row of the table, from the rounds of all its processes."""
+    first, apiece = parts[0], [part["seconds"] for part in parts]
+    seconds = {name: [time for part in apiece for time in part[name]] for name in first["seconds"]}
     return {
-        "row": row.title, "note": row.note, "why": row.why, "rounds": found["rounds"], "dropped": found["dropped"],
-        "quiet": found["quiet"], "apart": apart, "facts": row.facts,
-        "milliseconds": {name: 1000 * statistics.median(times) for name, times in found["seconds"].items()},
-        "ratios": [compared(row, found["seconds"], *wanted) for wanted in row.ratios],
+        **{key: first[key] for key in ("row", "note", "why", "facts")},
+        "rounds": sum(part["rounds"] for part in parts), "dropped": sum(part["dropped"] for part in parts),
+        "quiet": all(part["quiet"] for part in parts),
+        "apart": {name: max(part["apart"][name] for part in parts) for name in first["apart"]},
+        "milliseconds": {name: 1000 * statistics.median(times) for name, times in seconds.items()},
+        "ratios": [compared(first["absent"], apiece, *wanted) for wanted in first["wanted"]],
     }  # fmt: skip
 
 
-def compared(row: kinds.Row, seconds: dict, label: str, one: str, other: str, target: float | None) -> dict:
-    absent = [row.works[name].why for name in (one, other) if isinstance(row.works[name], kinds.NotRun)]
-    if absent:
-        return {"of": label, "not run": absent[0], "target": target}
-    low, middle, high = timing.ratio(seconds, one, other)
-    return {"of": label, "low": low, "median": middle, "high": high, "target": target}
+def compared(absent: dict, parts: list[dict], label: str, one: str, other: str, target: float | None) -> dict:
+    """One ratio over all rounds; `processes` holds the median of each process."""
+    why = [absent[name] for name in (one, other) if name in absent]
+    if why:
+        return {"of": label, "not run": why[0], "target": target}
+    found = [timing.ratios(seconds, one, other) for seconds in parts]
+    low, middle, high = timing.quartiles([ratio for ratios in found for ratio in ratios])
+    return {"of": label, "low": low, "median": middle, "high": high, "target": target,
+            "processes": [statistics.median(ratios) for ratios in found]}  # fmt: skip
 
 
 def kept(size) -> dict:
@@ -174,14 +191,15 @@ def begun(asked, settings: dict) -> dict:
 def run(report: dict, asked) -> None:
     """Fill the report part by part, and save after each."""
     size, pairs, least = (models.SMOKE, 1, 0) if asked.smoke else (models.FULL, asked.pairs, 0.2)
-    patience, place_of = (0.0, here) if asked.smoke else (PATIENCE, fresh)
+    patience, place_of, processes = (0.0, here, 1) if asked.smoke else (PATIENCE, fresh, PROCESSES)
 
     def one(make):
         nonlocal patience
         began = time.monotonic()
         quiet = timing.wait_until_quiet(min(asked.wait, patience)) if patience else True
         patience = max(0.0, patience - (time.monotonic() - began - 2))
-        found = place_of(raced, make, size, pairs, 0 if asked.smoke else 1, least)
+        how = (pairs, processes, 0 if asked.smoke else 1, least)
+        found = joined([place_of(raced, make, size, *how) for _ in range(processes)])
         return {**found, "quiet": found["quiet"] and (quiet or found["dropped"] == 0)}
 
     parts = {"kept": lambda: kept(size)}
@@ -236,7 +254,7 @@ def main(words: list[str] | None = None) -> None:
         parser.error("--publish --only: a page has all rows. Add --resume, which keeps what is measured already.")
     about = machine()
     report = begun(asked, {"mark": mark(asked.smoke, asked.pairs, about), "smoke": asked.smoke,
-                           "alone": not asked.smoke, "machine": about})
+                           "processes": 0 if asked.smoke else PROCESSES, "machine": about})
     run(report, asked)
     if asked.publish:
         publish(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable
 
 TITLE = "# How fast is it, beside others?"
@@ -32,8 +33,6 @@ GROWTH = """The exponent p of value ≈ c · nᵖ, fitted to the larger half of 
 takes twice as much, with p = 2 four times as much, with p = 0 the same."""
 SHARED = """On this processor the fast path takes torch's own products, as PEFT does. On others it takes oneDNN's;
 the aims were set on one of those."""
-ALONE = """, each row in a process of its own: memory that an earlier row has used and freed is quicker to get than
-  new memory"""
 AGAIN = """## Measure it yourself
 
 ```bash
@@ -90,7 +89,6 @@ def answer(report: dict) -> str:
 def machine(report: dict) -> str:
     m = report["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in m["versions"].items())
-    alone = ALONE if report.get("alone") else ""
     model = "GPT-2 small's shapes, random weights, float32; LoRA r = 8 on all linear layers of its blocks"
     return f"""## On what
 
@@ -98,7 +96,18 @@ def machine(report: dict) -> str:
 - Products of frozen weights in the fast path: {m["products"]}
 - Versions: Python {m["python"]}, {versions}
 - Model, unless a row says otherwise: {model}
-- Measured on {report["date"]}, in {report["seconds"] / 60:.0f} minutes{alone}{other(report)}"""
+- Measured on {report["date"]}, in {report["seconds"] / 60:.0f} minutes{processes(report)}{other(report)}"""
+
+
+def processes(report: dict) -> str:
+    """How many processes share a row's rounds, and how far apart their medians are."""
+    if (report.get("processes") or 0) < 2:
+        return ""
+    spreads = [max(r["processes"]) / min(r["processes"]) - 1 for _, r in ratios(report) if r["target"] is not None]
+    usual, worst = (f"{100 * spread:.0f} %" for spread in (statistics.median(spreads or [0]), max(spreads, default=0)))
+    return (f"\n- Each row in {report['processes']} fresh processes that share its rounds, for memory comes to lie "
+            f"differently in each.\n  Between them, ratios with an aim differed by {usual} in the median, "
+            f"by {worst} at most")  # fmt: skip
 
 
 def other(report: dict) -> str:

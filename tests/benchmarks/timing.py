@@ -70,17 +70,17 @@ def once(work: Callable[[], object], least: float) -> float:
     return (time.perf_counter() - began) / calls
 
 
-def race(works: dict[str, Callable[[], object]], rounds: int, *, wait: float = 0.0, least: float = 0.2) -> dict:
+def race(works: dict[str, Callable[[], object]], rounds: int, *, wait=0.0, least=0.2, more=MORE) -> dict:
     """{"seconds": {name: [one time per round]}, "rounds", "dropped", "quiet"} of contenders that take turns.
 
-    Where there is time to wait for a quiet machine, short rounds go on for MORE seconds: short work is restless.
+    Where there is time to wait for a quiet machine, short rounds go on for `more` seconds: short work is restless.
     A round during which others used more than QUIET cores is dropped and taken again, three times as many rounds at
     most; when too few remain, all are kept and "quiet" is False.
     """
     quiet = wait_until_quiet(wait)
     for work in works.values():
         work()
-    names, kept, disturbed, until = list(works), [], [], time.monotonic() + (MORE if wait else 0)
+    names, kept, disturbed, until = list(works), [], [], time.monotonic() + (more if wait else 0)
     for number in range(3 * rounds):
         others, order = Others(), names[number % len(names) :] + names[: number % len(names)]
         row = {name: once(works[name], least) for name in order}
@@ -93,10 +93,14 @@ def race(works: dict[str, Callable[[], object]], rounds: int, *, wait: float = 0
     return {"seconds": seconds, "rounds": len(kept), "dropped": len(disturbed), "quiet": quiet}
 
 
-def ratio(seconds: dict[str, list[float]], one: str, other: str) -> tuple[float, float, float]:
-    """(lower quartile, median, upper quartile) of one / other within rounds."""
-    ratios = [a / b for a, b in zip(seconds[one], seconds[other], strict=True)]
-    if len(ratios) == 1:
-        return ratios[0], ratios[0], ratios[0]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+def ratios(seconds: dict[str, list[float]], one: str, other: str) -> list[float]:
+    """one / other within each round."""
+    return [a / b for a, b in zip(seconds[one], seconds[other], strict=True)]
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """(lower quartile, median, upper quartile); of one value, three times that value."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, middle, high
