@@ -280,10 +280,10 @@ def test_a_missing_peer_is_not_run_and_the_row_stays(monkeypatch):
 
 
 RETURNED = """
-import sys
+import resource, sys
 sys.path.append(sys.argv[1])
 import rows, torch
-held = lambda: 4096 * int(open("/proc/self/statm").read().split()[1])
+held = lambda: resource.getpagesize() * int(open("/proc/self/statm").read().split()[1])
 told = sys.argv[2] == "kept" and rows.keep_freed_memory()
 blocks = [torch.ones(2**21) for _ in range(20)]
 full = held()

@@ -6,7 +6,7 @@ from torch import nn
 from ..layers import AdaptedLayer
 from ..quantized import Quantized
 from ..updates import LowRank
-from .products import AdaptedProduct, added, linear
+from .products import AdaptedProduct, added, linear, plainly_called
 from .remaking import full_precision, source_of
 
 
@@ -134,10 +134,8 @@ def why_called(base):
     """Why this base is called, instead of its product being taken here, or None."""
     if type(base) is not nn.Linear and type(base).__name__ != "Conv1D":
         return "the base is quantised" if isinstance(base, Quantized) else f"a {type(base).__name__} is not known here"
-    if base._forward_hooks or base._forward_pre_hooks:
-        return "a hook listens at the base"
-    if "forward" in base.__dict__:  # accelerate does so, and fetches weights that lie elsewhere
-        return "the base was given another forward"
+    if not plainly_called(base):
+        return "the base was given another forward" if "forward" in base.__dict__ else "a hook listens at the base"
     for parameter in base._parameters.values():
         if parameter is not None and parameter.requires_grad:
             return "the base is trained"

@@ -12,7 +12,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ..front import front_length
-from .products import linear
+from .products import linear, plainly_called
 from .remaking import full_precision
 
 KNOWN = ("GPT2LMHeadModel", "LlamaForCausalLM")
@@ -66,7 +66,7 @@ def why_plain(model):
     if type(model).__name__ not in KNOWN:
         return f"what follows the head of a {type(model).__name__} is not known here"
     head = model.get_output_embeddings()
-    if type(head) is not nn.Linear or head._forward_hooks or head._forward_pre_hooks or "forward" in head.__dict__:
+    if type(head) is not nn.Linear or not plainly_called(head):
         return "the head is not a plain linear layer"
     return "the head is trained" if any(p.requires_grad for p in head.parameters()) else None
 

@@ -44,6 +44,12 @@ def processor():
     return told.read_text("utf-8", "replace") if told.exists() else platform.processor()
 
 
+def plainly_called(module):
+    """Whether a call runs the forward of its class and nothing else: no hook, and no forward of its own, as accelerate
+    gives one to a module whose weights lie elsewhere. Only then may the weights be read in its stead."""
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+
+
 def _call(operator, x, W, b):
     return operator(x, W, b, "none", [], "")
 

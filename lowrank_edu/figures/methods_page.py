@@ -140,7 +140,7 @@ def method_table(table=None, counts=None, slug="method-table"):
         controls=[Select("sort", "Sort by", SORTS), Choice("keep", "Show", FILTERS)],
         data={"rows": short, "sorts": SORTS, "filters": FILTERS},
         stage=_scale(rows),
-        under=f'<div class="cards" data-el="cards">{"".join(_card(i, row) for i, row in enumerate(rows))}</div>',
+        under=f'<div class="cards">{"".join(_card(i, row) for i, row in enumerate(rows))}</div>',
         panel=tiles(("shown", str(len(rows)), "methods"), ("answers", _span(rows), "trained numbers, least to most")),
         css=css,
         wide=True,

@@ -47,7 +47,7 @@ if THREADS is None:  # the book's tools set it for the book; here a new process 
 PEERS = ("lowrank-edu", "torch", "numpy", "transformers", "peft", "bitsandbytes", "loralib", "scikit-learn")
 PAGE = ROOT / "book" / "benchmark.md"
 PLACE = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[/\\][^\s:,;)]+")
-PROCESSES = 3  # they share a row's rounds: where memory comes to lie differs from process to process, and times with it
+PROCESSES = 3  # they share a row's rounds: two processes differ by more than rounds of one, as the page tells
 PATIENCE = 300  # seconds that all rows together wait for a quiet machine
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 TITLE = "# How fast is it, beside others?"
 NOTHING = """Nobody has published a measurement yet. `make benchmark` takes one on your machine, in about
-half an hour, and writes it to `build/benchmark.md`.
+forty minutes, and writes it to `build/benchmark.md`.
 """
 READING = """## How to read a ratio
 
@@ -36,7 +36,7 @@ the aims were set on one of those."""
 AGAIN = """## Measure it yourself
 
 ```bash
-make benchmark      # half an hour on two quiet cores; writes build/benchmark.md
+make benchmark      # forty minutes on two quiet cores; writes build/benchmark.md
 ```
 
 It goes on after a row that fails and says so in the table. After a stop, `make benchmark resume=1` continues.
@@ -105,9 +105,8 @@ def processes(report: dict) -> str:
         return ""
     spreads = [max(r["processes"]) / min(r["processes"]) - 1 for _, r in ratios(report) if r["target"] is not None]
     usual, worst = (f"{100 * spread:.0f} %" for spread in (statistics.median(spreads or [0]), max(spreads, default=0)))
-    return (f"\n- Each row in {report['processes']} fresh processes that share its rounds, for memory comes to lie "
-            f"differently in each.\n  Between them, ratios with an aim differed by {usual} in the median, "
-            f"by {worst} at most")  # fmt: skip
+    return (f"\n- Each row in {report['processes']} fresh processes that share its rounds: between them, ratios with\n"
+            f"  an aim differed by {usual} in the median, by {worst} at most")  # fmt: skip
 
 
 def other(report: dict) -> str:
