@@ -9,7 +9,7 @@ from torch import nn
 from . import reminding
 from .fast import is_fast, switch_fast
 from .layers import AdaptedLayer, Holder, swap
-from .processes import refuse_sharded
+from .processes import refuse_scattered
 from .quantized import Quantized
 from .targets import leaves
 from .updates import Whole, weight_of
@@ -99,7 +99,7 @@ def check_free(model, name):
             f"adapter {name!r} exists already. Choose another name, or remove it first: "
             f"delete_adapter(model, {name!r})."
         )
-    refuse_sharded(model, "adapt")
+    refuse_scattered(model, "adapt")
     merged = next((p for p, holder in holders(model).items() if holder.kept is not None), None)
     if merged is not None:
         raise ValueError(

@@ -110,12 +110,25 @@ def is_sharded(model):
     return any(hasattr(p, "full_tensor") for p in model.parameters())
 
 
-def refuse_sharded(model, what):
-    """ValueError before `what`, which needs all of W0 in one place, touches a sharded model."""
+def is_offloaded(module):
+    """Whether accelerate keeps this module's own weights elsewhere (`cpu_offload`, `device_map`) between calls."""
+    hook = getattr(module, "_hf_hook", None)
+    return any(getattr(one, "offload", False) for one in getattr(hook, "hooks", [hook]))
+
+
+def refuse_scattered(model, what):
+    """ValueError before `what`, which needs all of W0 in one place, touches a model that is sharded or offloaded."""
     if is_sharded(model):
         raise ValueError(
             f"{what} needs whole weights, and this model's are spread over {processes().num_processes} processes by "
             "shard. Call save_adapter here, then load the model and the adapter in one process, and do it there."
+        )
+    away = [path for path, module in model.named_modules() if is_offloaded(module)]
+    if away:
+        raise ValueError(
+            f"{what} needs the weights, and accelerate keeps those of {away[0]} and {len(away) - 1} more layers "
+            "elsewhere until they are called. Load the model without device_map or cpu_offload; if it is too large "
+            "for that, in 4 bits: adapt(model, method, quantize='nf4')."
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from .adapting import holders
 from .inits import pissa
 from .layers import swap
-from .processes import refuse_sharded
+from .processes import refuse_scattered
 from .quant import KINDS, check, dequantize
 from .quantized import Quantized
 from .targets import is_linear, resolve, tied
@@ -81,7 +81,7 @@ def quantize(model, kind="nf4", *, double_quant=True, block_size=64, compute_dty
 
 def to_quantize(model, settings):
     """{path: linear layer} that `settings` name, or ValueError when the model is not ready for it."""
-    refuse_sharded(model, "quantize")
+    refuse_scattered(model, "quantize")
     if holders(model):
         raise ValueError(
             "this model has adapters, which were made for the weights as they are. Quantise first, then adapt; "

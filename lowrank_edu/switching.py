@@ -12,7 +12,7 @@ from .adapting import adapted_layers, check_free, holders, install, method_of
 from .fast import switch_fast
 from .layers import DROPPED
 from .merging import merge_report, weights_to_merge_into
-from .processes import refuse_sharded
+from .processes import refuse_scattered
 from .targets import leaves, tied
 from .updates import DoRA, LowRank
 
@@ -103,7 +103,7 @@ def merge(model, *, how=None, weights=None, keep_base=True):
 
 def bake(model, how=None, weights=None, keep_base=True, rooms=None):
     """`merge`; `rooms` are layers that were merged a moment ago, {path: memory for the new weight, or None}."""
-    refuse_sharded(model, "merge")
+    refuse_scattered(model, "merge")
     layers, rooms = holders(model), rooms or {}
     active = {path: [n for n in layer.active if n in layer.updates] for path, layer in layers.items()}
     merged = next((p for p, layer in layers.items() if layer.kept is not None), None)

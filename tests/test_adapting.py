@@ -1,5 +1,6 @@
 """adapt: what it finds, counts, reports, refuses; and the counts of published configurations, without weights."""
 
+import accelerate
 import pytest
 import torch
 import transformers
@@ -29,6 +30,27 @@ def test_no_match_says_what_there_is_and_what_to_write():
     )
     assert [(name, type(m), id(m)) for name, m in model.named_modules()] == before
     assert all(p.requires_grad for p in model.parameters()) and lo.adapter_names(model) == []
+
+
+def test_weights_that_accelerate_keeps_elsewhere_are_refused():
+    model, adapted = tiny().eval(), tiny().eval()
+    lo.adapt(adapted, lo.LoRA(target_modules=["c_fc"]))
+    before = logits(model)
+    for offloaded in (model, adapted):
+        accelerate.cpu_offload(offloaded)
+    words = r"needs the weights, and accelerate keeps those of transformer\.wte and \d+ more layers elsewhere .* Load"
+    refused = {
+        "adapt": lambda: lo.adapt(model, lo.LoRA(target_modules=["c_fc"])),
+        "quantize": lambda: lo.quantize(model),
+        "merge": lambda: lo.merge(adapted),
+    }
+    for what, call in refused.items():
+        with pytest.raises(ValueError, match=f"^{what} {words}"):
+            call()
+    assert logits(model).equal(before) and lo.adapter_names(model) == []
+    placed = accelerate.dispatch_model(tiny().eval(), {"": "cpu"}, force_hooks=True)  # hooks, but nothing elsewhere
+    lo.adapt(placed, lo.LoRA(target_modules=["c_fc"]))
+    assert logits(placed).equal(before)
 
 
 @pytest.mark.parametrize(("target", "words"), [

@@ -219,12 +219,20 @@ def test_where_it_does_not_fit_it_is_plain_and_says_why():
     heard = adapted()
     heard.get_submodule("transformer.h.0.attn.c_attn").base.register_forward_hook(lambda *_: None)
     assert reasons(heard) == {"a hook listens at the base"}
+    heard, calls = both(adapted())[1], []
+    layer = heard.get_submodule("transformer.h.0.attn.c_attn")
+    layer.updates["default"].register_forward_hook(lambda *_: calls.append(1))
+    assert reasons(heard) == {"a hook listens at the update"} and alike(*both(heard)) and calls
     quick = both(adapted())[1]
     accelerate.cpu_offload(quick.get_submodule("transformer.h.0.attn.c_attn").base)  # its weight is fetched when called
     assert set(lo.fast_report(quick).plain.values()) == {"the base was given another forward"}
     assert away(logits(adapted()), logits(quick)) <= BOUND
     with lo.routed(quick, ["default", None, "default"]):
         assert away(logits(adapted())[0], logits(quick)[0]) <= BOUND
+    quick = both(adapted())[1]
+    accelerate.cpu_offload(quick)  # its factors, too
+    with lo.routed(quick, ["default", None, "default"]), pytest.raises(RuntimeError, match="meta"):
+        logits(quick)  # and no numbers made from factors that are not there
     assert "BertForMaskedLM" in lo.fast_report(both(adapted("bert"))[1]).loss
     whole = adapted(method=lo.LoRA(**LORA, target_modules=["c_fc"], modules_to_save=["lm_head"]))
     assert lo.fast_report(both(whole)[1]).loss == "the head is not a plain linear layer"

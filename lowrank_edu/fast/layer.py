@@ -41,7 +41,8 @@ class FastLayer(AdaptedLayer):
         base, here = self._modules["base"], self._modules["updates"]._modules
         acting = {name: here[name] for name in self.rows if name in here}
         plain = args or kwargs or torch.is_grad_enabled() or not full_precision(x) or isinstance(base, nn.Embedding)
-        fits = not plain and all(type(u).change is LowRank.change and u.gathers for u in acting.values())
+        plain = plain or any(type(u).change is not LowRank.change or not u.gathers for u in acting.values())
+        fits = not plain and all(map(plainly_called, acting.values()))
         pairs = {name: _pair(update) for name, update in acting.items()} if fits else {}
         alike = len({A.shape for A, _ in pairs.values()}) == 1 and all(A.dtype == x.dtype for A, _ in pairs.values())
         if not alike or len(x) != len(self.rows) or x.dim() != 3:
@@ -125,6 +126,8 @@ def why_plain(layer, updates=None, base=None):
         kind = type(update)
         if not issubclass(kind, LowRank) or kind.change is not LowRank.change:
             return f"{kind.__name__} is more than a product of two factors"
+        if not plainly_called(update):
+            return "a hook listens at the update"
         if update.training and update.dropout.p:
             return "dropout draws an input of its own for each update"
     return None
