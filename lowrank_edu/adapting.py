@@ -44,6 +44,11 @@ def adapted_layers(model):
     return {path: module for path, module in model.named_modules() if isinstance(module, AdaptedLayer)}
 
 
+def bases(layers):
+    """{path: the layer that computes now} of those holders that wrap one."""
+    return {path: layer.base for path, layer in layers.items() if isinstance(layer, AdaptedLayer)}
+
+
 def holders(model):
     """{path: Holder} of all places that hold updates: the adapted layers, and a prefix in front of the model."""
     return {path: module for path, module in model.named_modules() if isinstance(module, Holder)}
@@ -99,7 +104,7 @@ def check_free(model, name):
             f"adapter {name!r} exists already. Choose another name, or remove it first: "
             f"delete_adapter(model, {name!r})."
         )
-    refuse_scattered(model, "adapt")
+    refuse_scattered(dict(model.named_modules()), "adapt")
     merged = next((p for p, holder in holders(model).items() if holder.kept is not None), None)
     if merged is not None:
         raise ValueError(

@@ -14,7 +14,7 @@ from .quant import all_finite
 from .quantized import Quantized
 from .updates import Whole, gathered, store_like, weight_of
 
-KEPT_ON = "cpu"
+KEPT_ON = torch.device("cpu")
 """Where the own weights of a merged layer wait: the device has no room to spare for them."""
 DROPPED = (
     "the adapter was merged with keep_base=False, so the original weights are gone. "
@@ -32,6 +32,12 @@ def swap(model, pairs):
 
 def _tensors(layer):
     return [*layer.parameters(), *layer.buffers()]
+
+
+def _send(tensors, device):
+    for tensor in tensors:
+        if tensor.device != device:
+            tensor.data = tensor.data.to(device)
 
 
 class Holder(nn.Module):
@@ -189,16 +195,14 @@ class AdaptedLayer(Holder):
         """
         old, self.base, self.merged_names = self.base, twin, tuple(names)
         self.kept = (old,) if keep_base else ()
-        also_used = {id(tensor) for tensor in _tensors(twin)} | set(shared)
-        for tensor in _tensors(old):
-            if keep_base and id(tensor) not in also_used:
-                tensor.data = tensor.data.to(KEPT_ON)
+        if keep_base:
+            used = {id(tensor) for tensor in _tensors(twin)}
+            _send([t for t in _tensors(old) if id(t) not in used and id(t) not in shared], KEPT_ON)
 
     def exchange(self):
         """Swap the base with the kept layer: merged becomes original, and back again."""
         (other,), current = self.kept, self.base
-        for tensor in _tensors(other):
-            tensor.data = tensor.data.to(_tensors(current)[0].device)
+        _send(_tensors(other), _tensors(current)[0].device)
         self.base, self.kept = other, (current,)
 
     def restore(self):

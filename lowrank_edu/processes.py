@@ -107,7 +107,11 @@ def start_together(model, tensors, run):
 
 def is_sharded(model):
     """Whether `shard` has spread this model's weights."""
-    return any(hasattr(p, "full_tensor") for p in model.parameters())
+    return any(map(_spread, model.parameters()))
+
+
+def _spread(parameter):
+    return hasattr(parameter, "full_tensor")
 
 
 def is_offloaded(module):
@@ -116,14 +120,14 @@ def is_offloaded(module):
     return any(getattr(one, "offload", False) for one in getattr(hook, "hooks", [hook]))
 
 
-def refuse_scattered(model, what):
-    """ValueError before `what`, which needs all of W0 in one place, touches a model that is sharded or offloaded."""
-    if is_sharded(model):
+def refuse_scattered(modules, what):
+    """ValueError before `what`, which needs all of the weights of {path: module}: some are sharded or offloaded."""
+    if any(map(_spread, (p for module in modules.values() for p in module._parameters.values()))):
         raise ValueError(
             f"{what} needs whole weights, and this model's are spread over {processes().num_processes} processes by "
             "shard. Call save_adapter here, then load the model and the adapter in one process, and do it there."
         )
-    away = [path for path, module in model.named_modules() if is_offloaded(module)]
+    away = [path for path, module in modules.items() if is_offloaded(module)]
     if away:
         raise ValueError(
             f"{what} needs the weights, and accelerate keeps those of {away[0]} and {len(away) - 1} more layers "

@@ -244,7 +244,7 @@ def all_finite(tensor):
     """Whether no entry is NaN or Inf. Neither ever leaves a sum again, and one sum is quicker than asking each entry;
     but finite entries may add up to Inf, so then each is asked."""
     total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
-    return bool(torch.isfinite(total) or torch.isfinite(tensor).all())
+    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
 
 
 def _check_values(tensor, kind):

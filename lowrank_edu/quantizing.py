@@ -81,7 +81,7 @@ def quantize(model, kind="nf4", *, double_quant=True, block_size=64, compute_dty
 
 def to_quantize(model, settings):
     """{path: linear layer} that `settings` name, or ValueError when the model is not ready for it."""
-    refuse_scattered(model, "quantize")
+    refuse_scattered(dict(model.named_modules()), "quantize")
     if holders(model):
         raise ValueError(
             "this model has adapters, which were made for the weights as they are. Quantise first, then adapt; "

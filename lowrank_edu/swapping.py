@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from .adapting import holders
+from .adapting import bases, holders
 from .processes import refuse_scattered
 from .quantized import Quantized
 from .switching import bake, refuse_dropped, refuse_unable, set_adapter, unmerge
@@ -31,7 +31,7 @@ def swap_merged(model, names):
         )
     names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
     refuse_unable(model, names, "merge")
-    refuse_scattered(model, "merge")
+    refuse_scattered(bases(layers), "merge")
     before = list(dict.fromkeys(name for layer in layers.values() for name in layer.active))
     rooms = _rooms(merged)
     unmerge(model)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from . import reminding
-from .adapting import adapted_layers, check_free, holders, install, method_of
+from .adapting import adapted_layers, bases, check_free, holders, install, method_of
 from .fast import switch_fast
 from .layers import DROPPED
 from .merging import merge_report, weights_to_merge_into
@@ -103,8 +103,8 @@ def merge(model, *, how=None, weights=None, keep_base=True):
 
 def bake(model, how=None, weights=None, keep_base=True, rooms=None):
     """`merge`; `rooms` are layers that were merged a moment ago, {path: memory for the new weight, or None}."""
-    refuse_scattered(model, "merge")
     layers, rooms = holders(model), rooms or {}
+    refuse_scattered(bases(layers), "merge")
     active = {path: [n for n in layer.active if n in layer.updates] for path, layer in layers.items()}
     merged = next((p for p, layer in layers.items() if layer.kept is not None), None)
     if merged is not None:
@@ -232,9 +232,10 @@ def unwrap(model):
 
 def _warn_untied(model, shared, new):
     """One warning per tied group whose members will no longer be one weight once `new` is in place."""
-    bases = leaves(model)
     for homes in shared.values():
-        old = getattr(bases[homes[0][0]], homes[0][1])
+        if not any(path in new for path, _ in homes):
+            continue
+        old = getattr(leaves(model)[homes[0][0]], homes[0][1])
         copies = len({id(new.get(path, {}).get(key, old)) for path, key in homes})
         if copies > 1:
             names = " and ".join(f"{path}.{key}" for path, key in homes)
