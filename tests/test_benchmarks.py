@@ -17,6 +17,7 @@ import peers  # noqa: E402
 import report_page  # noqa: E402
 import row as kinds  # noqa: E402
 import rows  # noqa: E402
+import steps  # noqa: E402
 import svd  # noqa: E402
 import timing  # noqa: E402
 import torch  # noqa: E402
@@ -122,11 +123,13 @@ def test_a_row_joins_the_rounds_of_its_processes():
     wanted = [("a / b", "a", "b", 0.5), ("a / c", "a", "c", 1)]
     part = {"row": "it", "note": "", "why": {}, "facts": {}, "wanted": wanted, "absent": {"c": "not here"}}
     found = benchmark.joined([
-        {**part, "rounds": 1, "dropped": 2, "quiet": True, "apart": {"b": 0.0}, "seconds": {"a": [1.0], "b": [2.0]}},
-        {**part, "rounds": 2, "dropped": 0, "quiet": True, "apart": {"b": 1e-7}, "seconds": {"a": [6, 3], "b": [8, 3]}},
+        {**part, "rounds": 1, "dropped": 2, "quiet": True, "apart": {"b": 0.0}, "seconds": {"a": [1.0], "b": [2.0]},
+         "fetched": {"a": [5.0], "b": [0.0]}},
+        {**part, "rounds": 2, "dropped": 0, "quiet": True, "apart": {"b": 1e-7}, "seconds": {"a": [6, 3], "b": [8, 3]},
+         "fetched": {"a": [7.0, 9.0], "b": [0.0, 0.0]}},
     ])  # fmt: skip
     assert (found["rounds"], found["dropped"], found["quiet"], found["apart"]) == (3, 2, True, {"b": 1e-7})
-    assert found["milliseconds"] == {"a": 3000, "b": 3000}
+    assert found["milliseconds"] == {"a": 3000, "b": 3000} and found["fetched"] == {"a": 7, "b": 0}
     both, absent = found["ratios"]
     assert (both["low"], both["median"], both["high"], both["processes"]) == (0.625, 0.75, 0.875, [0.5, 0.875])
     assert absent == {"of": "a / c", "not run": "not here", "target": 1}
@@ -155,6 +158,12 @@ def test_disturbed_rounds_are_dropped_and_a_busy_machine_is_told(monkeypatch, bu
     assert (found["rounds"], found["dropped"], found["quiet"]) == (rounds, dropped, quiet)
     assert calls[:6] == ["a", "b", "a", "b", "b", "a"]  # warm, then in an order that rotates
     assert len(found["seconds"]["a"]) == rounds
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")
+def test_memory_that_a_call_fetches_is_counted():
+    found = timing.race({"much": lambda: b"x" * 2**26, "none": lambda: None}, 3, least=0)["fetched"]
+    assert all(64 <= mib < 66 for mib in found["much"]) and all(mib < 1 for mib in found["none"])
 
 
 # ---- contenders
@@ -282,9 +291,9 @@ def test_a_missing_peer_is_not_run_and_the_row_stays(monkeypatch):
 RETURNED = """
 import resource, sys
 sys.path.append(sys.argv[1])
-import rows, torch
+import kept_memory, torch
 held = lambda: resource.getpagesize() * int(open("/proc/self/statm").read().split()[1])
-told = sys.argv[2] == "kept" and rows.keep_freed_memory()
+told = sys.argv[2] == "kept" and kept_memory.keep_freed_memory()
 blocks = [torch.ones(2**21) for _ in range(20)]
 full = held()
 del blocks
@@ -302,8 +311,8 @@ def test_freed_memory_is_kept_where_a_row_asks_for_it(how):
 
 
 def test_memory_that_cannot_be_kept_is_told(monkeypatch):
-    monkeypatch.setattr(rows, "FULL", models.SMOKE)
-    monkeypatch.setattr(rows, "keep_freed_memory", lambda: False)
+    monkeypatch.setattr(steps, "FULL", models.SMOKE)
+    monkeypatch.setattr(steps, "keep_freed_memory", lambda: False)
     found = benchmark.joined([benchmark.raced(rows.merging_in_kept_memory, models.SMOKE, 1, 1, 0, 0)])
     assert {r.get("not run") for r in found["ratios"]} == {"this C library has no mallopt"}
 

@@ -109,13 +109,17 @@ def rounds_of(row: kinds.Row, pairs: int, processes: int, wait: float, least: fl
 def joined(parts: list[dict]) -> dict:
     """A row of the table, from the rounds of all its processes."""
     first, apiece = parts[0], [part["seconds"] for part in parts]
-    seconds = {name: [time for part in apiece for time in part[name]] for name in first["seconds"]}
+
+    def middle(what):
+        return {n: statistics.median([value for part in parts for value in part[what][n]]) for n in first[what]}
+
     return {
         **{key: first[key] for key in ("row", "note", "why", "facts")},
         "rounds": sum(part["rounds"] for part in parts), "dropped": sum(part["dropped"] for part in parts),
         "quiet": all(part["quiet"] for part in parts),
         "apart": {name: max(part["apart"][name] for part in parts) for name in first["apart"]},
-        "milliseconds": {name: 1000 * statistics.median(times) for name, times in seconds.items()},
+        "milliseconds": {name: 1000 * seconds for name, seconds in middle("seconds").items()},
+        "fetched": middle("fetched"),
         "ratios": [compared(first["absent"], apiece, *wanted) for wanted in first["wanted"]],
     }  # fmt: skip
 

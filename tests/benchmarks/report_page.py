@@ -29,6 +29,9 @@ SAME = """With the same factors the contenders compute the same. For training st
 other rows their outputs: the norm of the difference, over the norm of the first contender's."""
 KEPT = """What a training step keeps for its backward pass, weights left out. It is counted, so it is the same on every
 machine."""
+FETCHED = """Large memory that a program frees goes back to the system, and what comes again is filled with zeros first,
+page by page. How much a call fetches so is luck of the moment, and takes time: rows with *freed memory kept* leave it
+out for all contenders."""
 GROWTH = """The exponent p of value ≈ c · nᵖ, fitted to the larger half of a doubling series. With p = 1 twice the n
 takes twice as much, with p = 2 four times as much, with p = 0 the same."""
 SHARED = """On this processor the fast path takes torch's own products, as PEFT does. On others it takes oneDNN's;
@@ -136,11 +139,12 @@ def rows(report: dict) -> str:
             shown.append([row["row"] if i == 0 else "", r["of"], *numbers])
         rounds = f"{row['rounds']}, {row['dropped']} dropped" + ("" if row["quiet"] else "; **the machine was busy**")
         spent = ", ".join(f"{name} {value:,.1f}" for name, value in row["milliseconds"].items())
-        times.append([row["row"], spent, rounds])
+        fetched = ", ".join(f"{name} {value:,.0f}" for name, value in row["fetched"].items() if value >= 0.5)
+        times.append([row["row"], spent, fetched or "none", rounds])
     return "\n\n".join([
         "## Ratios", table(heads, shown),
         "What belongs to these rows:", notes(report),
-        "## Times", table(("work", "milliseconds, median", "rounds"), times),
+        "## Times", FETCHED, table(("work", "milliseconds, median", "MiB fetched, median", "rounds"), times),
     ])  # fmt: skip
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
 
 import models
 import peers
 import torch
-from models import FULL, Size
+from models import Size
 from row import NotRun, Row
-from steps import step_beside_compiled, step_of_one_row, step_of_q_and_v, step_of_the_layer, step_whole
+from steps import (
+    in_kept_memory,
+    step_beside_compiled,
+    step_of_one_row,
+    step_of_q_and_v,
+    step_of_the_layer,
+    step_whole,
+    step_whole_in_kept_memory,
+)
 from svd import randomised_svd, randomised_svd_small
 
 import lowrank_edu as lo
@@ -58,22 +65,7 @@ def merging(size: Size):
 
 def merging_in_kept_memory(size: Size):
     """The same where freed memory stays with the process, as with jemalloc or a server that has merged before."""
-    row = merging(size)
-    row.title = "merge and unmerge, freed memory kept"
-    row.note = (
-        "by default glibc hands large freed memory back, and the next merge fetches it again page by page, which takes "
-        "longer than the sums. Here the process keeps it (`mallopt`), for all contenders."
-    )
-    if size.d >= FULL.d and not keep_freed_memory():
-        row.works["ours"] = NotRun("this C library has no mallopt")
-    return row
-
-
-def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, up to 2 GB; False where the C library cannot be told."""
-    trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, whose largest value is 32 MiB
-    tell = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform != "win32" else None
-    return tell is not None and bool(tell(trim, 2**31 - 1)) and bool(tell(mmap, 32 * 2**20))
+    return in_kept_memory(size, merging, "merge and unmerge, freed memory kept")
 
 
 def linear_weights(model):
@@ -241,7 +233,8 @@ def importing(size: Size):
     return Row("import, a fresh interpreter", works, [("ours / numpy", "ours", "numpy", None)])
 
 
-ROWS = [step_of_the_layer, step_whole, step_of_one_row, step_of_q_and_v, merging, merging_in_kept_memory, swapping,
-        routing, routing_short, latency, latency_decoding, nf4_dequantise, nf4_dequantise_bf16, randomised_svd,
-        randomised_svd_small, importing, nf4_quantise, step_beside_compiled]  # fmt: skip
+ROWS = [step_of_the_layer, step_whole, step_whole_in_kept_memory, step_of_one_row, step_of_q_and_v, merging,
+        merging_in_kept_memory, swapping, routing, routing_short, latency, latency_decoding, nf4_dequantise,
+        nf4_dequantise_bf16, randomised_svd, randomised_svd_small, importing, nf4_quantise,
+        step_beside_compiled]  # fmt: skip
 __all__ = ["ROWS", "Row"]

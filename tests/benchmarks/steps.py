@@ -5,7 +5,8 @@ from __future__ import annotations
 import models
 import peers
 import torch
-from models import Size
+from kept_memory import keep_freed_memory
+from models import FULL, Size
 from row import NotRun, Row
 
 import lowrank_edu as lo
@@ -18,7 +19,22 @@ BASE = "both pay for the frozen model; only what lies around its products can be
 WHY = {"ours / bound": LAYER, "ours / bound, fast": LAYER, "ours / PEFT": BASE}
 
 
+def in_kept_memory(size: Size, make, title: str, note="") -> Row:
+    """The row that `make` makes, for a process that keeps what it frees. A trial leaves its process alone."""
+    told = size.d < FULL.d or keep_freed_memory()
+    row = make(size)
+    row.title, row.note = title, note or "what the row above is where no contender has to fetch freed memory again."
+    if not told:
+        row.works["ours"] = NotRun("this C library has no mallopt")
+    return row
+
+
 def step_of_the_layer(size: Size):
+    note = f"{TURNED} Freed memory is kept, for all contenders: it is their stock loss that would have to fetch it."
+    return in_kept_memory(size, layer_alone, "training step, the LoRA layer alone", note)
+
+
+def layer_alone(size: Size):
     """LoRA's layer alone: torch's products, stock GELU and stock loss for all."""
     base, ids = models.gpt2(size), models.tokens(size)
     model, other = models.ours(size, base, fast=False), models.theirs(size, base)
@@ -40,7 +56,7 @@ def step_of_the_layer(size: Size):
     }
     ratios = [("ours / bound", "ours", "bound", 1.07), ("ours / PEFT", "ours", "PEFT", 1.0),
               ("ours / loralib", "ours", "loralib", None), ("PEFT / bound", "PEFT", "bound", None)]  # fmt: skip
-    return Row("training step, the LoRA layer alone", works, ratios, TURNED, same, why=WHY)
+    return Row("", works, ratios, "", same, why=WHY)
 
 
 def with_torchs_products(work):
@@ -71,6 +87,11 @@ def step_whole(size: Size, rows=None, length=None, targets=(0.75, 1.08)):
               ("ours / bound, stock", "ours", "bound, stock", None),
               ("plain / PEFT", "ours, plain", "PEFT", None)]  # fmt: skip
     return Row(f"training step, whole fast path, {ids.shape[0]} × {ids.shape[1]}", works, ratios, "", same, why=WHY)
+
+
+def step_whole_in_kept_memory(size: Size):
+    title = "training step, whole fast path, freed memory kept"
+    return in_kept_memory(size, lambda size: step_whole(size, targets=(None, None)), title)
 
 
 def step_of_one_row(size: Size):

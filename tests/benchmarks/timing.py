@@ -6,11 +6,15 @@ because a processor that slows down then slows both; reported are the median of 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+with contextlib.suppress(ImportError):  # not on Windows
+    import resource
 
 QUIET = 0.1  # cores that other processes may use
 MORE = 40  # seconds within which short rounds go on, up to three times as many
@@ -55,23 +59,30 @@ def wait_until_quiet(longest: float) -> bool:
             return False
 
 
-def once(work: Callable[[], object], least: float) -> float:
-    """Seconds of one call. Short work is called once more, for the caches to hold what is its own and not what another
-    left there, and then often enough to fill `least` seconds."""
-    began = time.perf_counter()
+def _fetched() -> float:
+    """MiB that this process has got from the system until now, page by page; 0 where it is not told."""
+    if "resource" not in globals():
+        return 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt * resource.getpagesize() / 2**20
+
+
+def once(work: Callable[[], object], least: float) -> tuple[float, float]:
+    """Seconds of one call, and MiB that it got from the system. Short work is called once more, for the caches to hold
+    what is its own and not what another left there, and then often enough to fill `least` seconds."""
+    before, began = _fetched(), time.perf_counter()
     work()
     first = time.perf_counter() - began
     if first >= least:
-        return first
-    began, calls = time.perf_counter(), 0
+        return first, _fetched() - before
+    before, began, calls = _fetched(), time.perf_counter(), 0
     while calls == 0 or time.perf_counter() - began < least:
         work()
         calls += 1
-    return (time.perf_counter() - began) / calls
+    return (time.perf_counter() - began) / calls, (_fetched() - before) / calls
 
 
 def race(works: dict[str, Callable[[], object]], rounds: int, *, wait=0.0, least=0.2, more=MORE) -> dict:
-    """{"seconds": {name: [one time per round]}, "rounds", "dropped", "quiet"} of contenders that take turns.
+    """{"seconds", "fetched": {name: [one number per round]}, "rounds", "dropped", "quiet"} of contenders in turns.
 
     Where there is time to wait for a quiet machine, short rounds go on for `more` seconds: short work is restless.
     A round during which others used more than QUIET cores is dropped and taken again, three times as many rounds at
@@ -89,8 +100,8 @@ def race(works: dict[str, Callable[[], object]], rounds: int, *, wait=0.0, least
             break
     if len(kept) < rounds:
         kept, disturbed, quiet = (kept + disturbed)[-rounds:], [], False
-    seconds = {name: [row[name] for row in kept] for name in names}
-    return {"seconds": seconds, "rounds": len(kept), "dropped": len(disturbed), "quiet": quiet}
+    seconds, fetched = ({name: [row[name][i] for row in kept] for name in names} for i in (0, 1))
+    return {"seconds": seconds, "fetched": fetched, "rounds": len(kept), "dropped": len(disturbed), "quiet": quiet}
 
 
 def ratios(seconds: dict[str, list[float]], one: str, other: str) -> list[float]:
