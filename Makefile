@@ -137,7 +137,7 @@ experiments: setup  ## run the long comparisons again and write their results (a
 	$(call say,running the experiments of book/experiments)
 	$(PY) book/tools/experiments.py $(only)
 
-benchmark: setup  ## time the package beside its peers, and the book, on a quiet machine (forty minutes; resume=1 goes on, publish=1 writes the page)
+benchmark: setup  ## time the package beside its peers, and the book, on a quiet machine (three quarters of an hour; resume=1 goes on, publish=1 writes the page)
 	$(call say,timing the package beside its peers; the table goes to build/benchmark.md)
 	$(PY) -W ignore tests/benchmarks/benchmark.py $(if $(resume),--resume) $(if $(publish),--publish)
 

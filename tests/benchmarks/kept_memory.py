@@ -1,6 +1,6 @@
 """Freed memory that stays with the process. By default glibc hands large pieces back to the system, which fills them
-with zeros before it gives them out again, page by page: in a training step of GPT-2 that takes up to a fifth of the
-time. Whom it meets is luck of the moment, so a row that compares products takes it away for all contenders."""
+with zeros before it gives them out again, page by page. Whom that meets is luck of the moment, so a row that compares
+products takes it away for all contenders."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 TITLE = "# How fast is it, beside others?"
 NOTHING = """Nobody has published a measurement yet. `make benchmark` takes one on your machine, in about
-forty minutes, and writes it to `build/benchmark.md`.
+three quarters of an hour, and writes it to `build/benchmark.md`.
 """
 READING = """## How to read a ratio
 
@@ -39,7 +39,7 @@ the aims were set on one of those."""
 AGAIN = """## Measure it yourself
 
 ```bash
-make benchmark      # forty minutes on two quiet cores; writes build/benchmark.md
+make benchmark      # three quarters of an hour on two quiet cores; writes build/benchmark.md
 ```
 
 It goes on after a row that fails and says so in the table. After a stop, `make benchmark resume=1` continues.

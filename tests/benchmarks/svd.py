@@ -42,8 +42,8 @@ def randomised_svd(size: Size, side=None, target=0.008, rounds=3):
         for name, work in works.items() if name != "numpy" and callable(work) and best
     }  # fmt: skip
     note = "between so few iterations scikit-learn leaves QR out; told to use it, it does what ours does"
-    why = {"ours / numpy": "numpy's QR of tall matrices, six times. On two threads it takes three times as long in one "
-           "process of four, on one thread in none; the smaller the matrix, the more that counts."}  # fmt: skip
+    why = {"ours / numpy": "numpy's QR of tall matrices, six times: on two threads its threads wait for one another, "
+           "in some processes much longer than in others. The smaller the matrix, the more that counts."}  # fmt: skip
     return Row(f"randomised SVD, r=32, {side}²", works, ratios, note, facts=facts, why=why, rounds=rounds)
 
 
