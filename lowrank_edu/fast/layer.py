@@ -41,8 +41,7 @@ class FastLayer(AdaptedLayer):
         base, here = self._modules["base"], self._modules["updates"]._modules
         acting = {name: here[name] for name in self.rows if name in here}
         plain = args or kwargs or torch.is_grad_enabled() or not full_precision(x) or isinstance(base, nn.Embedding)
-        plain = plain or any(type(u).change is not LowRank.change or not u.gathers for u in acting.values())
-        fits = not plain and all(map(plainly_called, acting.values()))
+        fits = not plain and all(map(_stacks, acting.values()))
         pairs = {name: _pair(update) for name, update in acting.items()} if fits else {}
         alike = len({A.shape for A, _ in pairs.values()}) == 1 and all(A.dtype == x.dtype for A, _ in pairs.values())
         if not alike or len(x) != len(self.rows) or x.dim() != 3:
@@ -87,6 +86,11 @@ def _frozen(base):
     """(W0 (d_out, d_in), b or None) of an nn.Linear or a Conv1D."""
     W0, b = base._parameters["weight"], base._parameters["bias"]
     return W0 if type(base) is nn.Linear else W0.T, b
+
+
+def _stacks(update):
+    """Whether its factors may be read and stacked with those of others, in the place of a call."""
+    return type(update).change is LowRank.change and update.gathers and plainly_called(update)
 
 
 def _as_it_is(x):

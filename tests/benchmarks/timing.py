@@ -6,15 +6,16 @@ because a processor that slows down then slows both; reported are the median of 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-with contextlib.suppress(ImportError):  # not on Windows
+try:
     import resource
+except ImportError:  # on Windows
+    resource = None
 
 QUIET = 0.1  # cores that other processes may use
 MORE = 40  # seconds within which short rounds go on, up to three times as many
@@ -61,7 +62,7 @@ def wait_until_quiet(longest: float) -> bool:
 
 def _fetched() -> float:
     """MiB that this process has got from the system until now, page by page; 0 where it is not told."""
-    if "resource" not in globals():
+    if resource is None:
         return 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt * resource.getpagesize() / 2**20
 
