@@ -45,12 +45,28 @@ def randomized_svd(W, r, oversample=10, power_iterations=2, rng=None):
     r = _rank(r, min(W.shape))
     k = min(r + _count(oversample, "oversample", 0), min(W.shape))
     steps, rng = _count(power_iterations, "power_iterations", 0), _generator(rng)
-    Q = np.linalg.qr(W @ rng.standard_normal((W.shape[1], k), dtype=W.dtype)).Q  # (d_out, k)
+    Q, _ = _tall_qr(W @ rng.standard_normal((W.shape[1], k), dtype=W.dtype))  # (d_out, k)
     for _ in range(steps):
-        Q = np.linalg.qr(W @ np.linalg.qr(W.T @ Q).Q).Q  # to the rows of W and back
-    P, R = np.linalg.qr(W.T @ Q)  # Qᵀ W = Rᵀ Pᵀ with R (k, k): so small that a full SVD is cheap
+        P, _ = _tall_qr(W.T @ Q)  # to the rows of W
+        Q, _ = _tall_qr(W @ P)  # and back
+    P, R = _tall_qr(W.T @ Q)  # Qᵀ W = Rᵀ Pᵀ with R (k, k): so small that a full SVD is cheap
     U, S, Vt = np.linalg.svd(R.T)
     return Q @ U[:, :r], S[:r].copy(), Vt[:r] @ P.T
+
+
+def _tall_qr(Y, most=8192):
+    """np.linalg.qr for many rows and few columns: in blocks of rows, then of all their R's.   Demmel et al. 2012.
+
+    A block of at most 8192 numbers is left to one thread. On two, OpenBLAS's threads mostly wait for each other.
+    """
+    (m, k), rows = Y.shape, most // Y.shape[1]
+    if m <= rows or rows <= 2 * k:  # one block, or blocks whose R's are not much smaller than they are
+        return np.linalg.qr(Y)
+    n = -(-m // rows)
+    left = m - m % n  # fewer than n rows are over: they join the R's as they are
+    Q, R = np.linalg.qr(Y[:left].reshape(n, -1, k))  # Q (n, left/n, k), R (n, k, k)
+    Q2, R = _tall_qr(np.concatenate([R.reshape(-1, k), Y[left:]]), most)
+    return np.concatenate([(Q @ Q2[:n * k].reshape(n, k, k)).reshape(-1, k), Q2[n * k:]]), R
 
 
 def reconstruct(U, S, Vt):

@@ -154,10 +154,11 @@ def test_disturbed_rounds_are_dropped_and_a_busy_machine_is_told(monkeypatch, bu
 
     monkeypatch.setattr(timing, "Others", Told)
     monkeypatch.setattr(timing, "wait_until_quiet", lambda longest: True)
-    calls = []
+    calls, rest = [], timing.REST
+    monkeypatch.setattr(timing.time, "sleep", calls.append)
     found = timing.race({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, wait=1, least=0, more=more)
     assert (found["rounds"], found["dropped"], found["quiet"]) == (rounds, dropped, quiet)
-    assert calls[:6] == ["a", "b", "a", "b", "b", "a"]  # warm, then in an order that rotates
+    assert calls[:10] == ["a", "b", rest, "a", rest, "b", rest, "b", rest, "a"]  # warm, then in an order that rotates
     assert len(found["seconds"]["a"]) == rounds
 
 

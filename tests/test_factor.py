@@ -163,6 +163,29 @@ def test_randomized_is_exact_when_its_sample_covers_the_rank(W):
     assert np.allclose(factor.reconstruct(*factor.randomized_svd(W, r)), W, atol=1e-10 * np.abs(W).max())
 
 
+@pytest.mark.parametrize("dtype, atol", [(np.float32, 1e-5), (np.float64, 1e-13)])
+@pytest.mark.parametrize("shape", [(130, 63), (2000, 63), (2000, 64), (9001, 1), (158, 52), (4001, 42), (3, 3)])
+@pytest.mark.parametrize("rank", [0, 1, 5, None])
+def test_qr_in_blocks_is_a_qr(shape, dtype, atol, rank):
+    """Also where the columns depend on each other: then the extra columns of Q are arbitrary, but orthonormal."""
+    m, k = shape
+    Y = normal(shape) if rank is None else normal((m, rank)) @ normal((rank, k), 1)
+    Q, R = factor._tall_qr(Y.astype(dtype))
+    assert (Q.shape, R.shape, Q.dtype, R.dtype) == (shape, (k, k), dtype, dtype)
+    assert np.abs(Q.T @ Q - np.eye(k)).max() < atol and np.abs(np.tril(R, -1)).max() == 0
+    assert np.abs(Q @ R - Y).max() < atol * max(1, np.linalg.norm(Y))
+    expected = np.linalg.qr(Y).R  # R is unique up to the signs of its rows if the columns are independent
+    if rank is None:
+        assert np.allclose(np.abs(R), np.abs(expected), atol=20 * atol)
+
+
+def test_randomized_gives_numpys_qr_only_blocks_that_one_thread_takes(monkeypatch):
+    seen, qr = [], np.linalg.qr
+    monkeypatch.setattr(np.linalg, "qr", lambda Y: seen.append(Y.shape) or qr(Y))
+    factor.randomized_svd(normal((4001, 500)), 32)
+    assert len(seen) > 6 and all(rows * columns <= 8192 for *_, rows, columns in seen), seen
+
+
 def test_same_seed_same_bits_and_the_global_state_is_left_alone():
     W = normal((30, 20))
     np.random.seed(5)

@@ -41,9 +41,10 @@ def randomised_svd(size: Size, side=None, target=0.008, rounds=3):
         f"residual of {name} / best possible": float(np.linalg.norm(W - lo.factor.reconstruct(*work()))) / best
         for name, work in works.items() if name != "numpy" and callable(work) and best
     }  # fmt: skip
-    note = "between so few iterations scikit-learn leaves QR out; told to use it, it does what ours does"
-    why = {"ours / numpy": "numpy's QR of tall matrices, six times: on two threads its threads wait for one another, "
-           "in some processes much longer than in others. The smaller the matrix, the more that counts."}  # fmt: skip
+    note = ("between so few iterations scikit-learn leaves QR out; told to use it, it does what ours does. It calls "
+            "two copies of OpenBLAS, numpy's and scipy's, and their threads are in each other's way")  # fmt: skip
+    why = {"ours / numpy": "six QRs of tall matrices. They run in blocks on one thread: on two, OpenBLAS's threads "
+           "wait for each other, in some processes four times as long as they work."}  # fmt: skip
     return Row(f"randomised SVD, r=32, {side}²", works, ratios, note, facts=facts, why=why, rounds=rounds)
 
 

@@ -19,6 +19,7 @@ except ImportError:  # on Windows
 
 QUIET = 0.1  # cores that other processes may use
 MORE = 40  # seconds within which short rounds go on, up to three times as many
+REST = 0.15  # seconds before each contender: OpenBLAS's idle threads keep a core busy for 0.1 after their last work
 STAT = Path("/proc/stat")
 
 
@@ -67,9 +68,11 @@ def _fetched() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt * resource.getpagesize() / 2**20
 
 
-def once(work: Callable[[], object], least: float) -> tuple[float, float]:
-    """Seconds of one call, and MiB that it got from the system. Short work is called once more, for the caches to hold
-    what is its own and not what another left there, and then often enough to fill `least` seconds."""
+def once(work: Callable[[], object], least: float, rest=0.0) -> tuple[float, float]:
+    """Seconds of one call, and MiB that it got from the system. `rest` seconds before it nothing is done, for threads
+    of the contender before to fall asleep. Short work is called once more, for the caches to hold what is its own and
+    not what another left there, and then often enough to fill `least` seconds."""
+    time.sleep(rest)
     before, began = _fetched(), time.perf_counter()
     work()
     first = time.perf_counter() - began
@@ -85,7 +88,8 @@ def once(work: Callable[[], object], least: float) -> tuple[float, float]:
 def race(works: dict[str, Callable[[], object]], rounds: int, *, wait=0.0, least=0.2, more=MORE) -> dict:
     """{"seconds", "fetched": {name: [one number per round]}, "rounds", "dropped", "quiet"} of contenders in turns.
 
-    Where there is time to wait for a quiet machine, short rounds go on for `more` seconds: short work is restless.
+    Where there is time to wait for a quiet machine, contenders rest before their turn, and short rounds go on for
+    `more` seconds: short work is restless.
     A round during which others used more than QUIET cores is dropped and taken again, three times as many rounds at
     most; when too few remain, all are kept and "quiet" is False.
     """
@@ -95,7 +99,7 @@ def race(works: dict[str, Callable[[], object]], rounds: int, *, wait=0.0, least
     names, kept, disturbed, until = list(works), [], [], time.monotonic() + (more if wait else 0)
     for number in range(3 * rounds):
         others, order = Others(), names[number % len(names) :] + names[: number % len(names)]
-        row = {name: once(works[name], least) for name in order}
+        row = {name: once(works[name], least, REST if wait else 0) for name in order}
         (kept if others.cores() <= QUIET else disturbed).append(row)
         if len(kept if wait else kept + disturbed) >= rounds and time.monotonic() >= until:
             break
