@@ -13,6 +13,7 @@ sys.path.append(str(HOME))
 
 import benchmark  # noqa: E402
 import growth  # noqa: E402
+import kept_memory  # noqa: E402
 import models  # noqa: E402
 import peers  # noqa: E402
 import report_page  # noqa: E402
@@ -322,10 +323,12 @@ def test_freed_memory_is_kept_where_a_row_asks_for_it(how):
 
 
 def test_memory_that_cannot_be_kept_is_told(monkeypatch):
-    monkeypatch.setattr(steps, "FULL", models.SMOKE)
-    monkeypatch.setattr(steps, "keep_freed_memory", lambda: False)
+    monkeypatch.setattr(kept_memory, "FULL", models.SMOKE)
+    monkeypatch.setattr(kept_memory, "keep_freed_memory", lambda: False)
     found = benchmark.joined([benchmark.raced(rows.merging_in_kept_memory, models.SMOKE, 1, 1, 0, 0)])
     assert {r.get("not run") for r in found["ratios"]} == {"this C library has no mallopt"}
+    layer = steps.step_of_the_layer(models.SMOKE)  # needs no such memory: it runs, and says how
+    assert callable(layer.works["ours"]) and "memory as it comes" in layer.note and "is kept" not in layer.note
 
 
 def test_a_row_asks_for_three_rounds_at_least():

@@ -164,7 +164,7 @@ def test_randomized_is_exact_when_its_sample_covers_the_rank(W):
 
 
 @pytest.mark.parametrize("dtype, atol", [(np.float32, 1e-5), (np.float64, 1e-13)])
-@pytest.mark.parametrize("shape", [(130, 63), (2000, 63), (2000, 64), (9001, 1), (158, 52), (4001, 42), (3, 3)])
+@pytest.mark.parametrize("shape", [(130, 63), (2000, 63), (1000, 80), (9001, 1), (158, 52), (4001, 42), (3, 3)])
 @pytest.mark.parametrize("rank", [0, 1, 5, None])
 def test_qr_in_blocks_is_a_qr(shape, dtype, atol, rank):
     """Also where the columns depend on each other: then the extra columns of Q are arbitrary, but orthonormal."""

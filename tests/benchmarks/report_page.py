@@ -17,6 +17,7 @@ first is faster.
 Machines are restless, so the contenders take turns. A round times each of them once, in an order that rotates, and
 a ratio is taken within a round: a processor that slows down then slows both. The table has the median of the ratios
 and their middle half. A round in which other programs used more than a tenth of a core is dropped and taken again.
+Before each turn nothing runs for a moment: some libraries' idle threads keep a core busy for a tenth of a second.
 
 - **ours** is the package with `fast=True`; **plain** is the path that the book teaches.
 - **bound** is the same model without an adapter. No adapter can be faster and still do its work.

@@ -8,10 +8,10 @@ import sys
 import models
 import peers
 import torch
+from kept_memory import in_kept_memory
 from models import Size
 from row import NotRun, Row
 from steps import (
-    in_kept_memory,
     step_beside_compiled,
     step_of_one_row,
     step_of_q_and_v,
