@@ -124,7 +124,7 @@ def other(report: dict) -> str:
 
 def rows(report: dict) -> str:
     shown, times, there = [], [], (report.get("elsewhere") or {}).get("medians")
-    heads = ("work", "compared", "median", "middle half", "aim", *(["elsewhere"] if there else []))
+    heads = ("work", "compared", "median", "aim", "middle half", *(["elsewhere"] if there else []))
     for row in report["rows"].values():
         if failure(row):
             shown.append([row["row"], failure(row)] + [""] * (len(heads) - 2))
@@ -132,8 +132,8 @@ def rows(report: dict) -> str:
         for i, r in enumerate(row["ratios"]):
             mark = {None: "", True: "✓", False: "✗"}[reached(r) if "median" in r else None]
             aim = "" if r["target"] is None else f"≤ {r['target']:.3g} {mark}".strip()
-            numbers = [f"{r['median']:.3g}", f"{r['low']:.3g} to {r['high']:.3g}", aim] if "median" in r else [
-                f"not run: {r['not run']}", "", aim]  # fmt: skip
+            numbers = [f"{r['median']:.3g}", aim, f"{r['low']:.3g} to {r['high']:.3g}"] if "median" in r else [
+                f"not run: {r['not run']}", aim, ""]  # fmt: skip
             if there:
                 also = there.get(row["row"], {}).get(r["of"])
                 numbers.append("" if also is None else f"{also:.3g}")
