@@ -35,6 +35,9 @@ page by page. How much a call fetches so is luck of the moment, and takes time: 
 out for all contenders."""
 GROWTH = """The exponent p of value ≈ c · nᵖ, fitted to the larger half of a doubling series. With p = 1 twice the n
 takes twice as much, with p = 2 four times as much, with p = 0 the same."""
+METHODS = """One training step of each, the fastest of five; bytes are exact, 1 MB = 10⁶ bytes. Full fine-tuning holds
+its weights twice in this package: the frozen ones stay beside the copy that is trained, so that it can be switched
+off like an adapter."""
 SHARED = """On this processor the fast path takes torch's own products, as PEFT does. On others it takes oneDNN's;
 the aims were set on one of those."""
 AGAIN = """## Measure it yourself
@@ -203,8 +206,7 @@ def methods(found) -> str:
     lines = [[row["method"], f"{row['trained']:,}", f"{1000 * row['seconds']:.0f}",
               *(f"{row[kind] / 1e6:.2f}" for kind in kinds)] for row in found]  # fmt: skip
     heads = ("method", "trained", "step, ms", *(f"{kind}, MB" for kind in kinds))
-    return ("## All methods\n\nOne training step of each, the fastest of five; bytes are exact, 1 MB = 10⁶ bytes.\n\n"
-            + table(heads, lines))  # fmt: skip
+    return f"## All methods\n\n{METHODS}\n\n{table(heads, lines)}"
 
 
 def book(found) -> str:
