@@ -146,7 +146,8 @@ BREAKS = {
 def test_the_introduction_and_the_chapter_agree_on_the_minutes(path):
     """Minutes of reading and of exercises add up, and the exercises' are those on their cards, to five minutes."""
     cells = nbformat.read(path, as_version=4).cells
-    reading, exercises = map(int, re.search(r"cost\n(\d+) minutes, and (\d+) more", cells[0].source).groups())
+    cost = re.search(r"^\*\*Cost\*\* · (\d+) minutes, and (\d+) more", cells[0].source, re.M)
+    reading, exercises = map(int, cost.groups())
     cards = sum(int(n) for cell in cells for n in re.findall(r"\*\*(\d+) minutes\*\*", cell.source))
     assert abs(cards - exercises) < 5
     told = re.search(rf"\| .*chapters/{path.stem}>` \| (\d+) \|", (ROOT / "book" / "intro.md").read_text("utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import lift
 import pages
 from docstrings import as_rst
 from docutils import nodes
@@ -74,6 +75,7 @@ def papers_are_links(app, page, template, context, doctree):
 
 def setup(app):
     app.setup_extension("katex_math")
+    app.connect("source-read", lift.lift_chapter)
     app.connect("env-get-updated", chapters_keep_their_numbers, priority=900)  # after Sphinx has counted
     app.connect("autodoc-process-docstring", readable_docstrings)
     app.connect("config-inited", follow_the_reader)

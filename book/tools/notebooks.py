@@ -5,8 +5,9 @@
     python book/tools/notebooks.py --no-run        normalise and set the first cell, keep the outputs
     python book/tools/notebooks.py --check         change nothing; fail if a chapter is not in the normal form
 
-The normal form has the generated first cell, ids that follow from the cells' text, no times, no machine, no
-stderr: the same text run again gives the same file, so a difference in `git diff` is one a reader would see.
+The normal form has the generated first cell, exercises numbered in their order, the package's code as it is today
+where a solution shows it, ids that follow from the cells' text, no times, no machine, no stderr: the same text run
+again gives the same file, so a difference in `git diff` is one a reader would see.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["LOWRANK_PAGE"] = "1"  # outputs for the page: no widgets, no file of a learner's progress
 
 import nbformat
+from myst import numbered, with_source
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from setup_cell import ROOT, address, setup_cell, stale_files
@@ -35,7 +37,7 @@ STALLS = (
     DeadKernelError,
     TimeoutError,
 )  # a kernel that hangs or dies, not code that is wrong
-KEPT_METADATA = ("mystnb", "tags", "nbgrader")
+KEPT_METADATA = ("cellView", "jupyter", "mystnb", "tags", "nbgrader")
 NOTEBOOK_METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {
@@ -73,6 +75,8 @@ def execute(nb: nbformat.NotebookNode, folder: Path = CHAPTERS, timeout: int = C
 def first_cell() -> nbformat.NotebookNode:
     cell = nbformat.v4.new_code_cell(setup_cell(*address()))
     cell.metadata["tags"] = ["hide-input", "setup"]
+    cell.metadata["cellView"] = "form"  # folded on Colab
+    cell.metadata["jupyter"] = {"source_hidden": True}  # and in JupyterLab
     return cell
 
 
@@ -97,6 +101,9 @@ def cell_tags(cell) -> list[str]:
 def normalise(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The normal form, in place: see the top of this file."""
     nb = with_setup(nb)
+    told = [cell for cell in nb.cells if cell.cell_type == "markdown"]
+    for cell, text in zip(told, numbered([with_source(cell.source) for cell in told]), strict=True):
+        cell.source = text
     nb.nbformat, nb.nbformat_minor = 4, 5
     nb.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
     seen: dict[str, int] = {}
