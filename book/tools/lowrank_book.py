@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import lift
+import nbformat
 import pages
+from book_links import detached
 from docstrings import as_rst
 from docutils import nodes
+from notebooks import dumps
 from setup_cell import address, colab_link
 
 
@@ -73,6 +77,15 @@ def papers_are_links(app, page, template, context, doctree):
         context["body"] = re.sub(r"arXiv:(\d{4}\.\d{4,5})", link, context["body"])
 
 
+def downloads_travel_alone(app, exception):
+    """A chapter that a reader downloads has no neighbours: its links lead to the book's address, or are words."""
+    if exception or app.builder.format != "html":
+        return
+    home = pages.address(app) or None
+    for path in (Path(app.outdir) / "_sources" / "chapters").glob("*.ipynb"):
+        path.write_text(dumps(detached(nbformat.read(path, as_version=4), home)), "utf-8")
+
+
 def setup(app):
     app.setup_extension("katex_math")
     app.connect("source-read", lift.lift_chapter)
@@ -84,4 +97,5 @@ def setup(app):
     app.connect("html-page-context", ways_to_use)
     app.connect("html-page-context", papers_are_links)
     app.connect("build-finished", pages.finish, priority=900)
+    app.connect("build-finished", downloads_travel_alone)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": False}
