@@ -38,7 +38,7 @@ def load_model(name: str = "tiny-gpt2", *, device=None, dtype=torch.float32):
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype!r} is not a floating-point torch.dtype; try torch.float32")
     if importlib.util.find_spec("transformers") is None:
-        raise RuntimeError('models need the package transformers: pip install "lowrank_edu[gpt2]"')
+        raise RuntimeError('models need the package transformers: pip install transformers accelerate')
     load = _folder if folder else _tiny if name == "tiny-gpt2" else _smollm2 if name == "smollm2-135m" else _hub
     model, tok = load(name, dtype)
     if tok.pad_token_id is None:
