@@ -119,9 +119,8 @@ def _refuse_peft(model):
     if any(type(module).__module__.partition(".")[0] == "peft" for module in model.modules()):
         names = ", ".join(map(repr, getattr(model, "peft_config", None) or ()))
         raise ValueError(
-            f"this model already carries PEFT's adapters{f' ({names})' if names else ''}. Take the plain model: load it "
-            "again, or call unload() or merge_and_unload() of the PEFT model. lo.load_adapter reads the folders that "
-            "PEFT writes."
+            f"this model already carries PEFT's adapters{f' ({names})' if names else ''}. Take the plain model: load "
+            "it again, or call unload() or merge_and_unload() of the PEFT model. lo.load_adapter reads PEFT's folders."
         )
 
 

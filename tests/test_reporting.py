@@ -78,7 +78,8 @@ def test_true_ends_the_run_after_that_step(name, at, done, tmp_path):
     assert history.step == list(range(1, done + 1)) and history.eval_step[-1] == done
     assert history.stopped == f"{name} ended the run after step {at}"
     _, whole = run(**EVALS)
-    assert history.loss == whole.loss[:done] and [p.name for p in tmp_path.iterdir()] == [f"step-{done:06d}"] * (done > 0)
+    assert history.loss == whole.loss[:done]
+    assert [p.name for p in tmp_path.iterdir()] == [f"step-{done:06d}"] * (done > 0)
     again = adapted()
     assert run(again, **{name: told}, checkpoint_dir=tmp_path, **EVALS)[1] == history  # nothing is left to do
     assert same_state(again, state(model))
@@ -114,7 +115,7 @@ def test_a_callback_that_raises_stops_at_a_step_boundary_and_the_run_goes_on(tmp
 
 def test_an_adapter_can_be_saved_after_any_step(tmp_path):
     method = lo.AdaLoRA(init_r=4, target_r=2, target_modules=["c_attn"], warmup_steps=1, final_steps=1)
-    model, _ = run(adapted(method), on_step=lambda step, loss, model: lo.save_adapter(model, tmp_path / f"{step}") and None)
+    model, _ = run(adapted(method), on_step=lambda step, loss, model: lo.save_adapter(model, tmp_path / str(step)))
     assert {path.name for path in tmp_path.iterdir()} == set("123456")
     again = adapted(LORA)
     lo.load_adapter(again, tmp_path / "6", "again")

@@ -1,4 +1,4 @@
-"""`save_pretrained` of an adapted model, by hand and in transformers' own Trainer: an adapter folder, never a full model
+"""`save_pretrained` of an adapted model, by hand and in transformers' Trainer: an adapter folder, never a full model
 whose layers come back random. And after merge and unwrap, the ordinary one again."""
 
 import copy
