@@ -1,6 +1,8 @@
 """Conversations and instructions: which tokens are learnt, token by token, and which rows are refused, by name."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from transformers import AutoTokenizer
 
 from lowrank_edu import load_model, models, sample
 from lowrank_edu.data import Stream, read_data
+from lowrank_edu.layouts import LAYOUTS, layout_of
 from lowrank_edu.records import read_records
 
 CHATML = (
@@ -122,6 +125,8 @@ def test_an_answer_that_the_template_opens_itself_is_learnt_from_there():
         (None, ["row 1", "needs a chat template", "smollm2-135m", "tok.chat_template", '"prompt" and "completion"']),
         ("{{ raise_exception('no system message') }}", ["row 1", "refuses", "no system message"]),
         ("{{ messages | length }}" + CHATML, ["row 1", "message 2", "when messages follow"]),
+        # the answer is left out, and its words stand in the next turn
+        (CHATML.replace("m['content']", "('' if m['role'] == 'assistant' else m['content'])"), ["row 1", "message 2"]),
         (CHATML.replace("m['content']", "m['content'] | upper"), ["row 1", "message 2", "End the conversation here"]),
     ],
 )
@@ -268,3 +273,10 @@ def test_smollm2s_own_template(tmp_path):
         "\n<|im_start|>user\n a red kite.<|im_end|>\n<|im_start|>assistant\n",
         (" Tom was sad!<|im_end|>",),
     )
+
+
+def test_the_table_of_the_book_shows_each_layout_as_it_is():
+    page = (Path(__file__).parent.parent / "book" / "scaling.md").read_text("utf-8")
+    rows = [json.loads(line) for line in re.findall(r"^\| [^|]+ \| `(\{.*\})` \|", page, flags=re.M)]
+    assert sorted(layout_of(row, "the page") for row in rows) == sorted(LAYOUTS)
+    assert all(list(read_records([row])) for row in rows)
