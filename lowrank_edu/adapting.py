@@ -11,7 +11,7 @@ from .fast import is_fast, switch_fast
 from .layers import AdaptedLayer, Holder, swap
 from .processes import refuse_scattered
 from .quantized import Quantized
-from .targets import leaves
+from .targets import leaves, refuse_peft
 from .updates import Whole, weight_of
 
 
@@ -104,23 +104,13 @@ def check_free(model, name):
             f"adapter {name!r} exists already. Choose another name, or remove it first: "
             f"delete_adapter(model, {name!r})."
         )
-    _refuse_peft(model)
+    refuse_peft(model)
     refuse_scattered(dict(model.named_modules()), "adapt")
     merged = next((p for p, holder in holders(model).items() if holder.kept is not None), None)
     if merged is not None:
         raise ValueError(
             f"an adapter is merged into {merged}, so W0 is not there to build on. Call unmerge(model) first, "
             "or unwrap(model) to keep the merged weights for good."
-        )
-
-
-def _refuse_peft(model):
-    """Layers that PEFT has wrapped go by other names and would be wrapped twice."""
-    if any(type(module).__module__.partition(".")[0] == "peft" for module in model.modules()):
-        names = ", ".join(map(repr, getattr(model, "peft_config", None) or ()))
-        raise ValueError(
-            f"this model already carries PEFT's adapters{f' ({names})' if names else ''}. Take the plain model: load "
-            "it again, or call unload() or merge_and_unload() of the PEFT model. lo.load_adapter reads PEFT's folders."
         )
 
 
