@@ -3,6 +3,7 @@
 import importlib.util
 import mmap
 import os
+import re
 import socket
 import struct
 import sys
@@ -19,7 +20,9 @@ SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the model of that file, as the hub names it
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT")
 NAMES = ("tiny-gpt2", *HUB, "smollm2-135m")
-_WORKS_NOW = 'load_model("tiny-gpt2") works now: it needs no network.'
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
+_WORKS_NOW = "tiny-gpt2 works now: it needs no network."
+_SAFE = {"trust_remote_code": False}  # a model's folder may hold code; none of it is ever run
 
 
 def load_model(name: str = "tiny-gpt2", *, device=None, dtype=torch.float32):
@@ -32,12 +35,16 @@ def load_model(name: str = "tiny-gpt2", *, device=None, dtype=torch.float32):
       ``model.config.dequantised_from`` says so. That takes about 20 s, and a line on stderr announces it. After that
       it is an ordinary model in full precision, whose adapters name ``HuggingFaceTB/SmolLM2-135M-Instruct``.
     * a folder with a model that transformers can load, such as one that `lowrank merge` wrote.
+    * ``owner/name``: a causal language model of the Hugging Face hub or cache. No code from it is run.
 
     Raises ValueError for an unknown name, RuntimeError with the command that helps when something is missing.
     """
     folder = name not in NAMES and (Path(name) / "config.json").is_file()
-    if name not in NAMES and not folder:
-        raise ValueError(f"there is no model {name!r}; choose one of {', '.join(NAMES)}. {_WORKS_NOW}")
+    if name not in NAMES and not folder and not HUB_ID.fullmatch(name):
+        raise ValueError(
+            f"there is no model {name!r}; choose one of {', '.join(NAMES)}, owner/name on the hub, or a folder with a "
+            f"config.json. {_WORKS_NOW}"
+        )
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype!r} is not a floating-point torch.dtype; try torch.float32")
     if importlib.util.find_spec("transformers") is None:
@@ -74,8 +81,8 @@ def _folder(name, dtype):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with _no_bar():
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, local_files_only=True)
-    return model, AutoTokenizer.from_pretrained(name, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, local_files_only=True, **_SAFE)
+    return model, AutoTokenizer.from_pretrained(name, local_files_only=True, **_SAFE)
 
 
 @contextmanager
@@ -98,21 +105,22 @@ def _no_bar():
 def _hub(name, dtype):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    offline = not _hub_answers()  # then only the cache is asked, so that nothing hangs
+    offline = not hub_answers()  # then only the cache is asked, so that nothing hangs
+    full_name = HUB.get(name, name)
     try:
-        tok = AutoTokenizer.from_pretrained(HUB[name], local_files_only=offline)
-        model = AutoModelForCausalLM.from_pretrained(HUB[name], dtype=dtype, local_files_only=offline)
+        tok = AutoTokenizer.from_pretrained(full_name, local_files_only=offline, **_SAFE)
+        model = AutoModelForCausalLM.from_pretrained(full_name, dtype=dtype, local_files_only=offline, **_SAFE)
     except (OSError, ValueError) as error:
         raise RuntimeError(
             f"{name} is not on this computer, and the Hugging Face hub "
             f"{'cannot be reached' if offline else f'did not deliver it ({error})'}. "
-            f"With a network (and HF_HUB_OFFLINE unset), load it once with `hf download {HUB[name]}`; "
+            f"With a network (and HF_HUB_OFFLINE unset), load it once with `hf download {full_name}`; "
             f"it then works offline too. {_WORKS_NOW}"
         ) from None
     return model, tok
 
 
-def _hub_answers(seconds: float = 3.0) -> bool:
+def hub_answers(seconds: float = 3.0) -> bool:
     """Can the hub be reached? Asked once and quickly, because a client's own retries take minutes."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         return False
