@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pages
 from docstrings import as_rst
@@ -25,6 +26,13 @@ def described(item) -> str:
 def follow_the_reader(app, config):
     """Light or dark as the reader's device asks. Without a value the theme logs an error on every page."""
     config.html_context.setdefault("default_mode", "auto")
+
+
+def named(app, config):
+    """The book's name beside its logo, and on a narrow window, where the menu is closed, beside the button for it."""
+    config.templates_path.append(str(Path(__file__).parent / "templates"))
+    config.html_theme_options["logo"] = {"text": config.html_title.split(":")[0]}
+    config.html_theme_options["article_header_start"] = ["toggle-primary-sidebar.html", "book-name.html"]
 
 
 def readable_docstrings(app, what, name, obj, options, lines):
@@ -77,7 +85,9 @@ def setup(app):
     app.connect("env-get-updated", chapters_keep_their_numbers, priority=900)  # after Sphinx has counted
     app.connect("autodoc-process-docstring", readable_docstrings)
     app.connect("config-inited", follow_the_reader)
+    app.connect("config-inited", named)
     app.connect("html-page-context", without_live_code, priority=900)
+    app.connect("html-collect-pages", pages.missing_page)
     app.connect("html-page-context", pages.add_metadata)
     app.connect("html-page-context", ways_to_use)
     app.connect("html-page-context", papers_are_links)
