@@ -13,13 +13,16 @@
     return button;
   }
 
-  // A link to a place on this page leads there, and so does the focus: the dialog would give it back to the button.
-  function follow(dialog, link) {
-    const place = document.getElementById(decodeURIComponent(link.hash.slice(1)));
-    const heading = place?.querySelector("h1, h2, h3, h4") ?? place;
+  // A link to a place on this page leads there when the dialog has gone, and so does the focus: the dialog gives it back
+  // to the button first, which ends the way that the browser has begun.
+  function follow(dialog, hash) {
     dialog.addEventListener("close", () => setTimeout(() => {
-      heading?.setAttribute("tabindex", -1);
-      heading?.focus({preventScroll: true});
+      const place = document.getElementById(decodeURIComponent(hash.slice(1))) ?? document.getElementById("main-content");
+      const heading = place.querySelector("h1, h2, h3, h4") ?? place;
+      if (hash) location.hash = hash;
+      place.scrollIntoView();
+      heading.setAttribute("tabindex", -1);
+      heading.focus({preventScroll: true});
     }), {once: true});
     dialog.close();
   }
@@ -40,9 +43,11 @@
       tell();
     }));
     dialog.addEventListener("close", tell);
-    dialog.addEventListener("click", ({target}) => {
-      const link = target.closest("a[href^='#']");
-      if (link) follow(dialog, link);
+    dialog.addEventListener("click", event => {
+      const link = event.target.closest("a[href^='#']");
+      if (!link) return;
+      event.preventDefault();
+      follow(dialog, link.hash);
     });
     wide.addEventListener("change", () => { dialog.close(); tell(); });
     tell();

@@ -1,7 +1,7 @@
 // The search page: words lead to the sections that hold them, the best first, each with its sentence. What is searched
 // stands in sections.js (book/tools/sections.py), MiniSearch ranks it, and Sphinx's language_data.js has the stems.
 (() => {
-  const WORD = /[\p{L}\p{N}]+(?:[-_’'][\p{L}\p{N}]+)*/gu, MARK = /[-_’']/u, SHOWN = 40;
+  const WORD = /[\p{L}\p{N}]+(?:[-_’'][\p{L}\p{N}]+)*/gu, MARK = /[-_’']/u, SHOWN = 40, FEW = 5;
   // British and American spellings are one: quantisation, behaviour, modelling, centre
   const SPELLINGS = [
     [/is(e[drs]?|ers|ing|able|ations?)$/, "iz$1"], [/ys(e[drs]?|ers|ing)$/, "yz$1"],
@@ -17,9 +17,11 @@
     return stemmer.stemWord(SPELLINGS.reduce((text, [from, to]) => text.replace(from, to), plain));
   }
 
+  // lo.adapt is called adapt
+  const spoken = text => text.replace(/\blo\.(?=\w)/g, "").match(WORD) ?? [];
   // fine-tuning is found as finetuning and as two words
   function tokens(text) {
-    return (text.match(WORD) ?? []).flatMap(word => {
+    return spoken(text).flatMap(word => {
       const parts = word.split(MARK);
       return parts.length > 1 ? [...parts, parts.join("")] : parts;
     });
@@ -28,7 +30,7 @@
   const stems = text => tokens(text).map(stem).filter(Boolean).join(" ");
   const all = words => ({combineWith: "AND", queries: words});
   function question(text) {
-    const known = (text.match(WORD) ?? []).map(word => word.split(MARK).filter(stem)).filter(parts => parts.length);
+    const known = spoken(text).map(word => word.split(MARK).filter(stem)).filter(parts => parts.length);
     return known.map(parts => parts.length > 1 ? {combineWith: "OR", queries: [parts.join(""), all(parts)]} : parts[0]);
   }
 
@@ -38,16 +40,16 @@
   }});
   index.addAll(SECTIONS.map(([, title, page, , text, code], id) => ({id, title, page, text, code})));
 
-  // All words; else all of them with a letter amiss; else some of them. A short word is another word with a letter amiss
+  // All words; else all of them with a letter amiss (a short word is then another word). If those are few, some of the words
   function found(text) {
-    const words = question(text);
-    if (!words.length) return {hits: [], loose: false};
-    const near = term => term.length > 4 ? 0.2 : 0;
-    for (const [combineWith, fuzzy] of [["AND", 0], ["AND", near], ["OR", near]]) {
-      const hits = index.search({combineWith, queries: words}, {fuzzy});
-      if (hits.length) return {hits: together(hits, text), loose: combineWith === "OR"};
-    }
-    return {hits: [], loose: false};
+    const words = question(text), near = term => term.length > 4 ? 0.2 : 0;
+    if (!words.length) return {whole: [], part: []};
+    const ask = (combineWith, fuzzy) => together(index.search({combineWith, queries: words}, {fuzzy}), text);
+    let whole = ask("AND", 0);
+    if (!whole.length) whole = ask("AND", near);
+    const ids = new Set(whole.map(({id}) => id));
+    const part = words.length > 1 && whole.length < FEW ? ask("OR", whole.length ? 0 : near).filter(({id}) => !ids.has(id)) : [];
+    return {whole, part};
   }
 
   // What is called as it was asked for comes first; words that stand together as they were asked for count more
@@ -97,20 +99,35 @@
   }
 
   function item({id, terms}) {
-    const [url, title, page, , text] = SECTIONS[id], link = element("a", "", page === title ? page : `${page} › ${title}`);
+    const [url, title, page, , text] = SECTIONS[id], held = new Set(terms);
+    const link = element("a", "", ...marked(page === title ? page : `${page} › ${title}`, held));
     link.href = url;
-    return element("li", "", link, element("p", "context", ...marked(excerpt(text, new Set(terms)), new Set(terms))));
+    return element("li", "", link, element("p", "context", ...marked(excerpt(text, held), held)));
+  }
+
+  const places = count => count === 1 ? "one place" : `${count} places`;
+  function told(whole, part) {
+    if (!whole && !part) return "Nothing in the book has these words.";
+    if (!whole) return `No section has all these words; ${places(part)} with some of them:`;
+    const all = `Found in ${places(whole)}`;
+    return all + (part ? `, and ${places(part)} with some of the words:` : whole > SHOWN ? `; the best ${SHOWN} are shown.` : ".");
+  }
+
+  // The page that a hit leads to marks the words, once (Sphinx's sphinx_highlight.js)
+  function remember(text) {
+    const words = spoken(text).flatMap(word => word.toLowerCase().split(MARK)).filter(stem);
+    localStorage.setItem("sphinx_highlight_terms", words.join(" "));
   }
 
   function show(text) {
-    const {hits, loose} = found(text), list = element("ul", "search", ...hits.slice(0, SHOWN).map(item));
-    const places = hits.length === 1 ? "One place" : `${hits.length} places`;
-    const told = !text.trim() ? "" : !hits.length ? "Nothing in the book has these words."
-      : loose ? `No section has all these words. ${places} with some of them:`
-      : hits.length > SHOWN ? `${places}; the best ${SHOWN} are shown.` : `${places}.`;
-    document.querySelector("#search-results .search-summary").textContent = told;
-    document.querySelector("#search-results .search")?.remove();
-    if (hits.length) document.getElementById("search-results").append(list);
+    const {whole, part} = found(text), hits = [...whole, ...part].slice(0, SHOWN);
+    const box = document.getElementById("search-results");
+    box.querySelector(".search-summary").textContent = text.trim() && told(whole.length, part.length);
+    box.querySelector(".search")?.remove();
+    if (!hits.length) return;
+    const list = element("ul", "search", ...hits.map(item));
+    list.addEventListener("click", () => remember(text));
+    box.append(list);
   }
 
   addEventListener("DOMContentLoaded", () => {

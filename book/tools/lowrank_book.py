@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import missing
 import pages
 from docstrings import as_rst
 from docutils import nodes
@@ -87,7 +88,7 @@ def setup(app):
     app.connect("config-inited", follow_the_reader)
     app.connect("config-inited", named)
     app.connect("html-page-context", without_live_code, priority=900)
-    app.connect("html-collect-pages", pages.missing_page)
+    app.connect("html-collect-pages", missing.page)
     app.connect("html-page-context", pages.add_metadata)
     app.connect("html-page-context", ways_to_use)
     app.connect("html-page-context", papers_are_links)

@@ -12,6 +12,7 @@ import re
 from html import escape, unescape
 from pathlib import Path
 
+import missing
 import sections
 from unused import Words, needed
 
@@ -123,8 +124,6 @@ def described(doctree) -> str:
 
 def add_metadata(app, page, template, context, doctree):
     """Description and social card of a page."""
-    if page == "404":
-        context["metatags"] = context.get("metatags", "") + ROOT.replace("{home}", address(app))
     text = described(doctree) or LISTS.get(page, "")
     home, title = address(app), re.sub(r"<[^>]+>", "", context.get("title", ""))
     if not text or not home:
@@ -142,35 +141,6 @@ def add_metadata(app, page, template, context, doctree):
     context["metatags"] = context.get("metatags", "") + "\n    ".join(["", *tags])
 
 
-MISSING = """<section id="this-page-is-not-here"><h1>This page is not here</h1>
-<p>Its rank is zero. The address may be misspelt, or the page has moved.</p>
-<p><a href="{first}">Begin at the first page</a>, <a href="search.html">search the book</a>, or choose a page from
-the menu.</p></section>"""
-# A host shows 404.html at the address that was asked for, however deep that lies, and what the page loads is told from
-# the book's root. Where the book's address is not known, or another one is served, the root is where menu.js answers.
-ROOT = """<meta name="robots" content="noindex" />
-    <script>{
-      const answers = root => {
-        const asked = new XMLHttpRequest();
-        asked.open("HEAD", root + "_static/menu.js", false);
-        try { asked.send(); } catch { return false; }
-        return asked.status === 200;
-      };
-      const folders = location.pathname.split("/").slice(0, -1), known = new URL("{home}" || "none:");
-      const root = location.host && known.host === location.host ? known.pathname
-        : folders.map((_, n) => folders.slice(0, n + 1).join("/") + "/").find(answers);
-      if (root) document.head.append(Object.assign(document.createElement("base"), {href: root}));
-      addEventListener("DOMContentLoaded", () => document.querySelectorAll("[href^='#']").forEach(link =>
-        link.setAttribute("href", location.pathname + location.search + link.getAttribute("href"))));
-    }</script>"""
-
-
-def missing_page(app):
-    """404.html, a page with the theme, the menu and the search."""
-    first = f"{app.config.root_doc}.html"
-    yield "404", {"title": "This page is not here", "body": MISSING.format(first=first)}, "page.html"
-
-
 def finish(app, exception):
     """Polish every page of the build and write sitemap.xml, robots.txt and llms.txt beside them."""
     if exception or app.builder.format != "html":
@@ -182,6 +152,7 @@ def finish(app, exception):
     for path in out.rglob("*.html"):
         if "_static" not in path.parts:
             rewrite(path, lambda html: bundled(polished(html, options), one_sheet))
+    rewrite(out / "404.html", lambda html: missing.at_any_depth(html, address(app)))
     sections.write(out, app.env.found_docs)
     home, pages = address(app), told(out, app.env.found_docs)
     urls = "".join(f"<url><loc>{escape(home)}{page}.html</loc></url>\n" for page in sorted(pages))

@@ -21,6 +21,7 @@ UNREAD = (
 CODE = "div[class*=highlight]"
 BLOCKS = "p, li, dt, dd, th, td, caption, figcaption, div, section, table, blockquote"
 PLACES = "section[id]:has(> :is(h1, h2, h3, h4, h5, h6)), dl.glossary > dt[id], dl.py > dt[id]"
+CARD = "Difficulty ●"  # the line under an exercise's title
 END = "\x1e"  # of a paragraph: line breaks of the source are none
 
 
@@ -47,7 +48,7 @@ def read(element: Tag | None) -> str:
     for block in element.select(BLOCKS):
         block.insert(0, END)
         block.append(END)
-    return "\n".join(filter(None, map(words, element.get_text().split(END))))
+    return "\n".join(line for line in map(words, element.get_text().split(END)) if line and not line.startswith(CARD))
 
 
 def taken(element: Tag, selector: str) -> str:
