@@ -44,5 +44,5 @@ LEADS = {
 }
 """{query: the section, entry or name that one of the first five hits leads to}"""
 
-MACHINERY = ("Repository", "Open issue", "Contents", "Click to show", "Show code", "Scripts are off", "Difficulty ●", "#\n")
+MACHINERY = ("Repository", "Open issue", "Contents", "Click to show", "Show code", "Scripts are off", "Difficulty ●")
 """Words of the page around the text: no excerpt has them."""

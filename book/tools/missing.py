@@ -19,7 +19,7 @@ the menu.</p></section>"""
 SMALL = """<!DOCTYPE html>
 {root}<head><meta charset="utf-8">{title}
 <script>{{
-  // The root is at the known address or, where the book is served elsewhere, the first folder where a file of it answers
+  // The root: the known address or, where the book is served elsewhere, the first folder where a file of it answers
   const home = {home}, folders = location.pathname.replace(/\\/+/g, "/").split("/").slice(0, -1);
   const answers = root => {{
     const asked = new XMLHttpRequest();
@@ -45,7 +45,7 @@ def page(app):
 
 
 def at_any_depth(html: str, home: str) -> str:
-    """The finished page inside the small one; what is inside already stays. `home`: the book's address, "" if unknown."""
+    """The finished page inside the small one, put there once. `home`: the book's address, "" if unknown."""
     if "document.write" in html:
         return html
     before, rest = html.split("<head>", 1)

@@ -15,8 +15,9 @@ from bs4 import BeautifulSoup, Tag
 
 # The page's machinery, what is drawn, a formula's second form, and answers that a reader opens by choice
 UNREAD = (
-    "script, style, svg, button, select, input, output, label, .headerlink, .katex-html, annotation, .admonition-title, "
-    "summary, noscript, .cost, p.ways, figure.lo-fig, details.hint, .solution, .lo-quiz, .lo-check, .lo-live"
+    "script, style, svg, button, select, input, output, label, .headerlink, .katex-html, annotation, "
+    ".admonition-title, summary, noscript, .cost, p.ways, figure.lo-fig, details.hint, .solution, "
+    ".lo-quiz, .lo-check, .lo-live"
 )
 CODE = "div[class*=highlight]"
 BLOCKS = "p, li, dt, dd, th, td, caption, figcaption, div, section, table, blockquote"
