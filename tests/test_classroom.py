@@ -41,22 +41,16 @@ def flat(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"[`*$\\]", "", html.unescape(text))).strip()
 
 
-def function(path: str, name: str) -> str:
-    """The lines of a function below its signature and docstring."""
-    text = (ROOT / "chapters" / path).resolve().read_text("utf-8")
-    body = re.search(rf"^(?:def|class) {name}\b.*?:\n(.*?)(?=^\S|\Z)", text, re.M | re.S)[1]
-    return re.sub(r'""".*?"""', "", body, count=1, flags=re.S)
-
-
 def secrets(path) -> list[str]:
     """Every sentence and every function body that stands in a solution of a chapter."""
     found = []
     for cell in json.loads(path.read_text("utf-8"))["cells"]:
-        for box in re.findall(r"^:::\{solution\}.*?\n(.*?)^:::$", "".join(cell["source"]), re.M | re.S):
-            for file, name in re.findall(r"\{literalinclude\} (\S+)\n:pyobject: (\w+)", box):
-                found.append(flat(function(file, name)))
-            prose = re.sub(r"^```.*?^```|^:class:.*?$", "", box, flags=re.M | re.S)
-            prose = re.sub(r"\{[\w:]+\}`[^`]*`", "@", prose)
+        text = "".join(cell["source"])
+        for box in re.findall(r'^<details class="solution".*?\n(.*?)^</details>$', text, re.M | re.S):
+            for code in re.findall(r"^```python from .*?:\n(.*?)^```$", box, re.M | re.S):  # below the signature
+                found.append(flat(re.sub(r'""".*?"""', "", code, count=1, flags=re.S)))
+            prose = re.sub(r"^```.*?^```", "", box, flags=re.M | re.S)
+            prose = re.sub(r"\[([^\[\]]+)\]\([^()\s]+\)", "@", prose)
             found += [flat(part) for part in re.split(r"(?<=[.:])\s+|\n\n|@", prose)]
     return [text for text in found if len(text) > 25]
 
@@ -72,7 +66,7 @@ def test_the_solutions_are_in_the_chapter_and_not_in_the_students_notebook(path)
     assert len(hidden) >= 4
     after = flat("\n".join(cell.source for cell in editions.student(before).cells))
     assert [text for text in hidden if text in after] == []
-    assert "{solution}" not in after
+    assert 'class="solution"' not in after
 
 
 @every_chapter
@@ -125,10 +119,10 @@ def test_the_search_for_solutions_would_find_one():
 @every_chapter
 def test_the_instructor_sees_every_solution_open_and_written_out(path):
     text = "\n".join(cell.source for cell in editions.instructor(read(path)).cells)
-    missed = [secret for secret in secrets(path) if secret not in flat(re.sub(r"\{[\w:]+\}`[^`]*`", "@", text))]
+    missed = [secret for secret in secrets(path) if secret not in flat(text)]
     assert missed == []
-    assert "literalinclude} ../lowrank_edu/exercises" not in text
-    assert text.count("\n:class: classroom\n") == 1 + len(myst.solutions(read(path)))
+    assert 'class="solution"' not in text
+    assert text.count("> **For the teacher: ") == 1 + len(myst.solutions(read(path)))
 
 
 @every_chapter
@@ -154,7 +148,9 @@ def test_a_cell_taken_apart_can_be_put_together_again():
             if cell.cell_type == "markdown":
                 assert "\n".join(block.raw for block in myst.blocks(cell.source)) == cell.source
     with pytest.raises(ValueError, match="never closed"):
-        myst.blocks(":::{solution} ch01-outer\nforgotten")
+        myst.blocks('<details class="solution" id="solution-ch01-outer">\nforgotten')
+    with pytest.raises(ValueError, match="has to begin with one of Predict first"):
+        myst.blocks("> **Surprise**\n>\n> Nobody knows this box.")
 
 
 # ---- cards and slides
@@ -164,10 +160,11 @@ def test_every_prediction_of_a_box_is_on_a_card():
     for path in CHAPTERS:
         text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
         made = cards.predictions(read(path), int(path.name[2:4]))
-        boxes = re.findall(r":::\{admonition\} Predict.*?\n:class: predict\n(.*?)\n:::", text, re.S)
+        quoted = re.findall(r"^> \*\*Predict first\*\*\n((?:>.*\n?)+)", text, re.M)
+        boxes = [re.sub("^> ?", "", box, flags=re.M) for box in quoted]
         assert [box for box in boxes if myst.plain(box.strip()) not in [card.question for card in made]] == []
         assert made, path.stem
-        assert not any(re.search(r"\{\w+\}`|:::", card.question) for card in made)
+        assert not any(re.search(r"\{\w+\}`|:::|\]\(", card.question) for card in made)
 
 
 def test_a_card_ends_with_its_question():

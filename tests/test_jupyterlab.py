@@ -1,11 +1,17 @@
 """The live panel in a real JupyterLab: move a slider by keyboard, see both pictures change; mistakes stay inside."""
 
+import json
+import re
+import shutil
+from pathlib import Path
+
 import nbformat
 import pytest
 from lab import opened, output, run_all, run_cell, running_lab
 
 from lowrank_edu.figures.trials import TRIALS
 
+ROOT = Path(__file__).resolve().parents[1]
 SETUP = "import numpy as np\nimport lowrank_edu as lo\nfrom lowrank_edu import exercises, figures\nruns = 0"
 BEST = """
 def best_copy(W, r):
@@ -96,3 +102,24 @@ def test_an_endless_loop_behind_a_slider_becomes_a_sentence_and_the_next_cell_ru
         run_cell(page, 3)
         output(page, 3).get_by_text("alive in run 3").wait_for()
         assert "Traceback" not in page.locator(".jp-Notebook").inner_text()
+
+
+@pytest.mark.parametrize("chapter", ["ch03_lora", "ch05_merge", "ch11_lamda"])
+def test_a_chapter_opens_readable_and_folded(lab, browser, chapter):
+    """Text without markup, hints and solutions closed until they are asked for, the setup cell folded."""
+    path = ROOT / "chapters" / f"{chapter}.ipynb"
+    shutil.copy(path, lab.work / path.name)
+    with opened(browser, lab, path.name) as page:
+        page.locator("details.solution, .jp-RenderedMarkdown details").first.wait_for()
+        text = "\n".join(page.locator(".jp-MarkdownOutput, .jp-RenderedMarkdown").all_inner_texts())
+        assert "Exercise" in text and not re.search(r":::|\{\w[\w:]*\}|\]\(|```", text)
+        folds = page.locator(".jp-RenderedMarkdown details")
+        told = "".join("".join(c["source"]) for c in json.loads(path.read_text("utf-8"))["cells"])
+        assert folds.count() == told.count("<details") > 6
+        assert page.locator(".jp-RenderedMarkdown details[open]").count() == 0
+        solution = folds.filter(has_text="Solution").first
+        code = solution.locator("p, pre").first
+        assert not code.is_visible()
+        solution.locator("summary").click()
+        assert code.is_visible()
+        assert page.locator(".jp-CodeCell.jp-mod-noOutputs .jp-Placeholder, .jp-CodeCell .jp-Placeholder").count() == 1

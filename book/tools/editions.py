@@ -17,10 +17,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import address
 import nbformat
 import yaml
+from book_links import detached
 from make_book import ROOT, render, report
-from myst import blocks, joined, with_source
+from myst import blocks, box, joined
 from notebooks import chapters, dumps, normalise
 from preview import stage
 
@@ -53,7 +55,7 @@ def instructor(nb):
     def teach(block):
         if block.kind == "solution":
             ids.append(block.title)
-            return f"**Solution: {block.title}**\n\n{with_source(block.body)}\n\n{note(exercises.get(block.title))}"
+            return f"**Solution: {block.title}**\n\n{block.body}\n\n{note(exercises.get(block.title))}"
         return block.raw
 
     new = changed(nb, teach)
@@ -65,11 +67,8 @@ def instructor(nb):
 def note(exercise) -> str:
     """What a teacher wants beside a solution: minutes, and the mistakes that the check knows, in its words."""
     known = "\n".join(f"- **{one_line(m.name)}**: {one_line(m.sentence)}" for m in exercise.mistakes)
-    return (
-        f":::{{admonition}} For the teacher: {exercise.minutes} minutes\n:class: classroom\n"
-        f"Afterwards a learner knows {exercise.know}. The check recognises:\n\n"
-        f"{known or '- no particular mistake'}\n:::"
-    )
+    told = f"Afterwards a learner knows {exercise.know}. The check recognises:\n\n{known or '- no particular mistake'}"
+    return box(f"For the teacher: {exercise.minutes} minutes", told)
 
 
 def one_line(text: str) -> str:
@@ -81,10 +80,8 @@ def timing(found: list) -> str:
     rows = [f"| {e.title} | `{e.id}` | {'●' * e.difficulty + '○' * (3 - e.difficulty)} | {e.minutes} |" for e in found]
     table = "\n".join(["| exercise | id | difficulty | minutes |", "|---|---|---|---|", *rows])
     total = sum(e.minutes for e in found)
-    return (
-        f":::{{admonition}} For the teacher: {len(found)} exercises, {total} minutes\n:class: classroom\n"
-        f"The minutes are those on the cards, for one reader. Short of time? Keep those with ●○○.\n\n{table}\n:::"
-    )
+    advice = "The minutes are those on the cards, for one reader. Short of time? Keep those with ●○○."
+    return box(f"For the teacher: {len(found)} exercises, {total} minutes", f"{advice}\n\n{table}")
 
 
 def clean(nb):
@@ -110,10 +107,11 @@ def write(edition: str, paths: list[Path], out: Path = OUT) -> list[Path]:
     folder = out / edition / "chapters"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    written = []
+    where = address.found()
+    home, written = where.home if where else None, []
     for path in paths:
-        nb = EDITIONS[edition](nbformat.read(path, as_version=4))
-        (folder / path.name).write_text(dumps(normalise(nb)), "utf-8")
+        nb = normalise(EDITIONS[edition](nbformat.read(path, as_version=4)))
+        (folder / path.name).write_text(dumps(detached(nb, home)), "utf-8")
         written.append(folder / path.name)
     return written
 
@@ -121,8 +119,7 @@ def write(edition: str, paths: list[Path], out: Path = OUT) -> list[Path]:
 def keep_inside(path: Path) -> None:
     """No button to Colab or the repository: both show the chapter with its solutions."""
     config = yaml.safe_load(path.read_text("utf-8"))
-    config["launch_buttons"] = {}
-    config["html"]["use_repository_button"] = False
+    config["sphinx"]["config"]["lowrank_students"] = True
     path.write_text(yaml.safe_dump(config), "utf-8")
 
 

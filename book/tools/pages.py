@@ -14,6 +14,7 @@ from pathlib import Path
 
 import missing
 import sections
+from address import Address
 from unused import Words, needed
 
 # (what the theme writes, what a page gets instead)
@@ -98,9 +99,8 @@ def sheet(static: Path, names: tuple[str, ...], words: Words) -> str:
 
 def address(app) -> str:
     """Where the book will be read: `html_baseurl`, or GitHub's pages of the repository."""
-    theme = app.config.html_theme_options
-    found = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+?)/?", theme.get("repository_url", ""))
-    return app.config.html_baseurl or (f"https://{found[1]}.github.io/{found[2]}/" if found else "")
+    url = app.config.html_theme_options.get("repository_url")
+    return app.config.html_baseurl or (Address(url).home if url else None) or ""
 
 
 # Pages that Sphinx makes by itself
@@ -126,18 +126,19 @@ def add_metadata(app, page, template, context, doctree):
     """Description and social card of a page."""
     text = described(doctree) or LISTS.get(page, "")
     home, title = address(app), re.sub(r"<[^>]+>", "", context.get("title", ""))
-    if not text or not home:
+    if not text:
         return
     card = {
         "og:title": title, "og:description": text, "og:type": "article" if page.startswith("chapters/") else "website",
-        "og:url": f"{home}{page}.html", "og:image": f"{home}_static/cover.png", "og:site_name": app.config.html_title,
+        "og:site_name": app.config.html_title,
     }  # fmt: skip
+    if home:  # these have to be whole addresses
+        card |= {"og:url": f"{home}{page}.html", "og:image": f"{home}_static/cover.png"}
     tags = [f'<meta name="description" content="{escape(text)}" />']
     tags += [f'<meta property="{key}" content="{escape(str(value))}" />' for key, value in card.items()]
-    tags += [
-        '<meta name="twitter:card" content="summary_large_image" />',
-        f'<link rel="canonical" href="{home}{page}.html" />',
-    ]
+    if home:
+        tags += ['<meta name="twitter:card" content="summary_large_image" />']
+        tags += [f'<link rel="canonical" href="{home}{page}.html" />']
     context["metatags"] = context.get("metatags", "") + "\n    ".join(["", *tags])
 
 
@@ -157,9 +158,10 @@ def finish(app, exception):
     home, pages = address(app), told(out, app.env.found_docs)
     urls = "".join(f"<url><loc>{escape(home)}{page}.html</loc></url>\n" for page in sorted(pages))
     site = "http://www.sitemaps.org/schemas/sitemap/0.9"
-    files = {
-        "sitemap.xml": f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="{site}">\n{urls}</urlset>\n',
-        "robots.txt": f"User-agent: *\nAllow: /\nSitemap: {home}sitemap.xml\n",
+    sitemap = f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="{site}">\n{urls}</urlset>\n'
+    files = {"sitemap.xml": sitemap} if home else {}  # it has to hold whole addresses
+    files |= {
+        "robots.txt": "User-agent: *\nAllow: /\n" + (f"Sitemap: {home}sitemap.xml\n" if home else ""),
         "llms.txt": listed(app, home, pages),
     }
     for name, text in files.items():

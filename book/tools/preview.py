@@ -10,7 +10,6 @@ not written yet are left out; every other warning is an error, as in `make book`
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -26,7 +25,6 @@ def stage(folder: Path, words: tuple[str, ...] = (), execute: str = "off") -> Pa
     """Copy what the book is made of into `folder`, chapters limited to `words`, execution as asked."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("__pycache__", "experiments"))
-    os.symlink(ROOT / "lowrank_edu", folder / "lowrank_edu")  # literalinclude reads the package's source
     (folder / "chapters").mkdir()
     for path in sorted((ROOT / "chapters").glob("*")):
         if path.suffix != ".ipynb":
