@@ -7,6 +7,7 @@ from pathlib import Path
 
 import address
 import lift
+import missing
 import nbformat
 import pages
 from book_links import detached
@@ -45,6 +46,13 @@ def buttons_lead_somewhere(app, config):
 def follow_the_reader(app, config):
     """Light or dark as the reader's device asks. Without a value the theme logs an error on every page."""
     config.html_context.setdefault("default_mode", "auto")
+
+
+def named(app, config):
+    """The book's name beside its logo, and on a narrow window, where the menu is closed, beside the button for it."""
+    config.templates_path.append(str(Path(__file__).parent / "templates"))
+    config.html_theme_options["logo"] = {"text": config.html_title.split(":")[0]}
+    config.html_theme_options["article_header_start"] = ["toggle-primary-sidebar.html", "book-name.html"]
 
 
 def readable_docstrings(app, what, name, obj, options, lines):
@@ -109,7 +117,9 @@ def setup(app):
     app.add_config_value("lowrank_students", False, "html")  # an edition whose pages lead to no solution
     app.connect("config-inited", buttons_lead_somewhere)
     app.connect("config-inited", follow_the_reader)
+    app.connect("config-inited", named)
     app.connect("html-page-context", without_live_code, priority=900)
+    app.connect("html-collect-pages", missing.page)
     app.connect("html-page-context", pages.add_metadata)
     app.connect("html-page-context", ways_to_use)
     app.connect("html-page-context", papers_are_links)
