@@ -149,23 +149,15 @@ def _smollm2(name, dtype):
     how = {"gguf_file": SMOLLM2, "local_files_only": True}
     with _no_bar():
         tok = AutoTokenizer.from_pretrained(folder, **how)
-        if hasattr(transformers, "GgufConfig"):  # without it, a newer transformers may leave weights in 4 bits
+        # Since 5.17 a GGUF file is a quantised model, even after its weights were unpacked for want of a kernel: it
+        # would not be saved, nor trained with an adapter. Asked for so, it is the plain model that it was before.
+        if hasattr(transformers, "GgufConfig"):
             how["quantization_config"] = transformers.GgufConfig(dequantize=True)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
     _name_special_tokens(model, tok, _special_tokens(Path(folder) / SMOLLM2))
-    _forget_the_file(model)
     model.config.name_or_path = tok.name_or_path = SMOLLM2_BASE
     model.config.dequantised_from = "GGUF Q4_1"
     return model, tok
-
-
-def _forget_the_file(model):
-    """Take off the marks of a quantised model: the weights are plain now, but transformers would go by the marks, and
-    refuse to save the model and to train an adapter on it."""
-    model.hf_quantizer = None
-    for mark in ("is_quantized", "quantization_method"):
-        model.__dict__.pop(mark, None)
-    model.config.__dict__.pop("quantization_config", None)
 
 
 def _special_tokens(path):

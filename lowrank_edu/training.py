@@ -93,12 +93,12 @@ def train(
 
     `on_step` is called when a step is complete: the optimizer and the schedules have moved, and gradients are still
     those of the step. `on_eval` is called after each evaluation, with the model in eval mode, so also before the first
-    step, as step 0. Both come before the checkpoint of their step. A callback that returns True ends the run after this
-    step, as `patience` does: with a checkpoint, a last evaluation, and the reason in `History.stopped`. Any other
-    value means go on. If one raises, the error comes out of `train`; the model is as it was when the callback was
-    called, and the checkpoints are those of earlier steps, so that the same call continues from there. Random numbers
-    that a callback draws, and `model.eval()` in it, change nothing in the run. With several processes it is called in
-    each.
+    step, as step 0. Both come before the checkpoint of their step; only the last evaluation comes after it. A callback
+    that returns True ends the run after this step, as `patience` does: with a checkpoint, a last evaluation, and the
+    reason in `History.stopped`; the same call again returns that history. Any other value means go on. If one raises,
+    the error comes out of `train`; the model is as it was when the callback was called, and the checkpoints are those
+    of earlier steps, so that the same call continues from there. Random numbers that a callback draws, and
+    `model.eval()` in it, change nothing in the run. With several processes it is called in each.
 
     Under torchrun or `accelerate launch` every process calls this with the same data and settings; see `processes`.
 
