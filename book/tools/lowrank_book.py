@@ -13,7 +13,8 @@ import pages
 from book_links import detached
 from docstrings import as_rst
 from docutils import nodes
-from notebooks import dumps
+from notebooks import cell_tags, dumps
+from setup_cell import setup_cell
 
 
 def without_live_code(app, page, template, context, doctree):
@@ -101,12 +102,15 @@ def papers_are_links(app, page, template, context, doctree):
 
 
 def downloads_travel_alone(app, exception):
-    """A chapter that a reader downloads has no neighbours: its links lead to the book's address, or are words."""
+    """A chapter that is downloaded has no neighbours: links and first cell use the book's address, if it has one."""
     if exception or app.builder.format != "html":
         return
     home = pages.address(app) or None
     for path in (Path(app.outdir) / "_sources" / "chapters").glob("*.ipynb"):
-        path.write_text(dumps(detached(nbformat.read(path, as_version=4), home)), "utf-8")
+        nb = detached(nbformat.read(path, as_version=4), home)
+        setup = next(cell for cell in nb.cells if "setup" in cell_tags(cell))
+        setup.source = setup_cell(address.found())
+        path.write_text(dumps(nb), "utf-8")
 
 
 def setup(app):
