@@ -1,6 +1,5 @@
 """The figure component: same bytes everywhere, safe, labelled, small; and it moves in a real browser."""
 
-import dataclasses
 import io
 import json
 import os
@@ -382,7 +381,7 @@ ODD = "<text x=\"1\">50 % of 'W' &amp; #1: $&amp; $1 &lt;g&gt;\n   ΔW</text><pa
 
 @pytest.mark.parametrize("figure", [a_spectrum(), small(stage=page.svg(300, 100, ODD) + "<p>a $& below</p>")])
 def test_the_picture_comes_out_of_the_image_as_it_went_in(browser, figure):
-    shown = figure_page.show(browser, dataclasses.replace(figure, draw="() => {}").html)
+    shown = figure_page.show(browser, figure_page.undrawn(figure).html)
     same = """([stage]) => {
         const made = document.createElement("div"), flat = el => el.innerHTML.replace(/\\s+/g, " ");
         made.innerHTML = stage;
