@@ -83,6 +83,7 @@
   };
   unpack(data);
   // ---- controls -> state -> draw
+  all("input, select, button, summary").forEach(el => { el.dataset.lmSuppressShortcuts = "true"; });  // else JupyterLab takes the arrow keys
   const state = {}, inputs = all("[data-control]"), live = find(".lo-live");
   const shown = new Map(), list = text => text && JSON.parse(text);  // parsed once: a redraw has one frame
   const lists = new Map(inputs.map(el => [el, {values: list(el.dataset.values), labels: list(el.dataset.labels)}]));

@@ -14,10 +14,8 @@ from pathlib import Path
 from textwrap import wrap
 from xml.etree import ElementTree
 
-NOTE = (
-    "This figure moves once its script may run: in a notebook run the cell or trust the notebook (File → Trust "
-    "Notebook), on a page switch scripts on."
-)
+TRUST = "choose “Trust Notebook” in the command palette (Ctrl Shift C)"
+NOTE = f"This figure moves once its script may run: in a notebook run the cell or {TRUST}, on a page switch scripts on."
 HOLE = "{picture}"  # where page.js puts the picture
 LETTER, ROW = 6.3, 18  # width of an average letter of the legend, height of its rows
 PAPER = ("color:#323232;background:#fff", "color:#ced6dd;background:#14181e")  # a ground of its own, light and dark
@@ -48,8 +46,9 @@ def image(slug, picture, css="", legend="", alt=""):
             f"scripts may not run. Draw its stage with svg(), or pass the first state as still=svg(…)."
         )
     wide, tall = map(float, box.groups())
-    keys, more = _legend(legend, wide, tall + 6)
-    size = f'viewBox="-10 -10 {wide + 20:g} {tall + more + 20:g}"'
+    keys, more = _legend(legend, body, wide, tall + 6)
+    across, down = f"{wide + 20:g}", f"{tall + more + 20:g}"
+    size = f'width="{across}" height="{down}" viewBox="-10 -10 {across} {down}"'
     text = (
         f'<svg xmlns="http://www.w3.org/2000/svg" id="fig-{slug}" {size}><style>{_colours()}{_rules(css, body)}</style>'
         f"<g>{body}</g>{keys}</svg>"
@@ -86,17 +85,18 @@ def _rules(css, body):
     return "".join(s + rule for s, rule in found if all(word in body for word in re.findall(r"[.\s>]([a-z][\w-]*)", s)))
 
 
-def _legend(markup, wide, top):
-    """The `key`s of some markup as rows of squares and words, and the height that they take."""
+def _legend(markup, body, wide, top):
+    """The `key`s of some markup, if their colour is in the picture, as rows; and the height that they take."""
     x, y, drawn = 0.0, top, ""
     for entry in re.findall(r'<span class="lo-keyed">(.*?)</span>', markup):
-        colour, words = re.search(r"var\(--\w\)", entry), re.sub(r"<[^>]*>", "", entry)
-        takes = 14 * bool(colour) + LETTER * len(unescape(words)) + 12
+        colour, words = re.search(r"var\(--\w\)|$", entry)[0], re.sub(r"<[^>]*>", "", entry)
+        if not colour or colour not in body:
+            continue
+        takes = 14 + LETTER * len(unescape(words)) + 12
         if x and x + takes > wide:
             x, y = 0.0, y + ROW
-        if colour:
-            drawn += f'<path fill="{colour[0]}" d="M{x:g} {y + 3:g}h9v9h-9z"/>'
-        drawn += f'<text x="{x + 14 * bool(colour):g}" y="{y + 12:g}">{words}</text>'
+        drawn += f'<path fill="{colour}" d="M{x:g} {y + 3:g}h9v9h-9z"/>'
+        drawn += f'<text x="{x + 14:g}" y="{y + 12:g}">{words}</text>'
         x += round(takes)
     return drawn, (y + ROW - top + 6 if drawn else 0)
 
