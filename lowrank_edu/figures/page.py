@@ -245,7 +245,7 @@ def _check(f):
                 f"figure {f.slug!r} has {name}={getattr(f, name)!r}; a figure needs text there. {_NEEDS[name]}"
             )
     markup = f.stage + f.still + f.panel + f.under
-    if re.search(r"<!--|<(/?)script", markup):
+    if re.search(r"<!--|</?script", markup):
         raise ValueError(f"figure {f.slug!r} has a script or a comment in its markup. Move what it does to draw.")
     _check_borders(f.slug, markup)
     names = [control.name for control in f.controls]
