@@ -38,6 +38,7 @@ _HOMES = {
     "inspecting": ["inspect_adapter"],
     "checking": ["check", "exercises"],
     "passing": ["progress"],
+    "colab": ["setup"],
     "fast": ["fast_report"],
 }  # fmt: skip
 _MODULES = ["factor", "corpus", "figures", "quant", "updates", "inits", "layers", "memory", "exercises", *_HOMES]
