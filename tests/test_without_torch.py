@@ -15,11 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NEED_TORCH = {  # the first line of each cell that needs torch, or what another cell makes with it
     "ch01_rank": [
-        'model, tok = lo.load_model("tiny-gpt2")',
-        'print("                of   90 %  effective  stable")',
         "import torch",
         "for r in (192, 80, 40, 8):",
-        "for name, M in matrices.items():",
     ],
     "ch02_updates": [
         "import textwrap",
