@@ -4,6 +4,7 @@
 """
 
 import inspect
+import re
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -38,6 +39,13 @@ def test_the_stub_and_the_mark_of_a_typed_package_are_in_the_wheel():
     data = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-data"]
     assert {"py.typed", "*.pyi"} <= set(data["lowrank_edu"])
     assert (ROOT / "lowrank_edu/py.typed").read_bytes() == b""
+
+
+def test_the_reference_begins_with_every_name():
+    glance = (ROOT / "book/api.md").read_text("utf-8").split("\n## ")[1]
+    told = re.findall(r"`lo\.(\w+)(?: <lowrank_edu\.(\w+)\.(\w+)>)?`", glance)
+    assert {name: home or "checking" for name, home, _ in told} == lo._HOME_OF  # exercises has no docstring there
+    assert all(name == target for name, home, target in told if home)
 
 
 # ---- an editor -------------------------------------------
