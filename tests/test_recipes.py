@@ -81,6 +81,14 @@ def test_the_version_of_trl_on_the_page_is_the_one_that_runs_here():
     assert float(rate) == trl.SFTConfig.__dataclass_fields__["learning_rate"].default
 
 
+def test_the_collator_of_the_page_teaches_the_end_and_the_other_one_does_not():
+    _, tok = lo.load_model("tiny-gpt2")
+    rows = lo.tokenize(tok, ["Mia has a red hat."])
+    kept = transformers.DataCollatorForSeq2Seq(tok)(rows)["labels"]
+    hidden = transformers.DataCollatorForLanguageModeling(tok, mlm=False)([{"input_ids": rows[0]["input_ids"]}])["labels"]
+    assert kept[0, -1] == tok.eos_token_id and hidden[0, -1] == -100
+
+
 # ---- training --------------------------------------------
 def pirates(tok):
     """Stories that no recipe has trained on."""
