@@ -85,7 +85,8 @@ def test_the_collator_of_the_page_teaches_the_end_and_the_other_one_does_not():
     _, tok = lo.load_model("tiny-gpt2")
     rows = lo.tokenize(tok, ["Mia has a red hat."])
     kept = transformers.DataCollatorForSeq2Seq(tok)(rows)["labels"]
-    hidden = transformers.DataCollatorForLanguageModeling(tok, mlm=False)([{"input_ids": rows[0]["input_ids"]}])["labels"]
+    ids = [{"input_ids": row["input_ids"]} for row in rows]
+    hidden = transformers.DataCollatorForLanguageModeling(tok, mlm=False)(ids)["labels"]
     assert kept[0, -1] == tok.eos_token_id and hidden[0, -1] == -100
 
 
