@@ -6,6 +6,7 @@ from . import allocation as allocation
 from . import batches as batches
 from . import checking as checking
 from . import checkpoint as checkpoint
+from . import colab as colab
 from . import corpus as corpus
 from . import data as data
 from . import factor as factor
@@ -77,6 +78,7 @@ from .sampling import sample as sample
 from .inspecting import inspect_adapter as inspect_adapter
 from .checking import check as check
 from .passing import progress as progress
+from .colab import setup as setup
 from .fast import fast_report as fast_report
 from .exercises import ids as _ids
 

@@ -19,6 +19,7 @@ from test_cli import lowrank
 from test_processes import launched, torchrun
 
 import lowrank_edu as lo
+from lowrank_edu import models
 from lowrank_edu.adapting import holders
 from lowrank_edu.schedules import schedule_of
 
@@ -131,6 +132,14 @@ def test_a_recipe_trains_an_adapter_that_plain_peft_opens(section, recipe):
     if "trainer" in names:
         losses = [entry["loss"] for entry in names["trainer"].state.log_history if "loss" in entry]
         assert len(losses) == 4 and losses[-1] < 0.5 * losses[0]
+
+
+def test_the_checkpoints_of_the_trainer_are_adapter_folders_too(tmp_path):
+    settings = re.search(r"With `(save_strategy=.*?)` instead", SECTIONS[TRAINER])[1]
+    code = block(TRAINER).replace('save_strategy="no"', settings)
+    model = run(code, tmp_path)["model"]
+    assert sorted(path.name for path in tmp_path.glob("runs/checkpoint-*")) == ["checkpoint-20", "checkpoint-40"]
+    assert_plain_peft_agrees(model, tmp_path / "runs/checkpoint-40")
 
 
 # ---- schedules and rates ---------------------------------
@@ -320,7 +329,7 @@ def test_the_three_commands_fit_together(base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("my.jsonl").write_text('{"text": "Mia has a red hat."}\n' * 4, "utf-8")
     lowrank(*words(shlex.join(train), base), "--steps", 2)
-    assert "--enable-lora" in serve
+    assert serve[:3] == ["vllm", "serve", models.SMOLLM2_BASE] and "--enable-lora" in serve
     name, folder = serve[serve.index("--lora-modules") + 1].split("=")
     most = int(serve[serve.index("--max-lora-rank") + 1])
     assert most in RANKS and complaints(tmp_path / folder, most) == []
