@@ -67,6 +67,13 @@ def test_an_exercise_has_the_same_number_on_the_page_and_in_the_notebook(page):
         assert flat(title) == flat(card)
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("chapters/")])
+def test_the_setup_cell_is_folded_under_its_name(page):
+    folds = re.findall(r"<details class=\"[^\"]*\">\s*<summary[^>]*>(.*?)</summary>(.*?)</details>", html(page), re.S)
+    setup = [body for words, body in folds if flat(words) in ("Setup", "SetupSetup")]
+    assert len(setup) == 1 and "importlib" in setup[0] and "Show code cell" not in html(page)
+
+
 def flat(text: str) -> str:
     """Letters and digits only: no markup of Markdown or HTML."""
     return re.sub(r"[\W_]+", "", unescape(re.sub(r"<[^>]+>", "", text)))

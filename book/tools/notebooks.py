@@ -77,6 +77,7 @@ def execute(nb: nbformat.NotebookNode, folder: Path = CHAPTERS, timeout: int = C
 def first_cell() -> nbformat.NotebookNode:
     cell = nbformat.v4.new_code_cell(setup_cell(address.written()))
     cell.metadata["tags"] = ["hide-input", "nbval-ignore-output", "setup"]  # it says where it installs from, if it does
+    cell.metadata["mystnb"] = {"code_prompt_show": "Setup", "code_prompt_hide": "Setup"}  # on the page
     cell.metadata["cellView"] = "form"  # folded on Colab
     cell.metadata["jupyter"] = {"source_hidden": True}  # and in JupyterLab
     return cell
