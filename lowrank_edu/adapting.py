@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from . import reminding
+from . import reminding, saving
 from .fast import is_fast, switch_fast
 from .layers import AdaptedLayer, Holder, swap
 from .processes import refuse_scattered
 from .quantized import Quantized
-from .targets import leaves
+from .targets import leaves, refuse_peft
 from .updates import Whole, weight_of
 
 
@@ -104,6 +104,7 @@ def check_free(model, name):
             f"adapter {name!r} exists already. Choose another name, or remove it first: "
             f"delete_adapter(model, {name!r})."
         )
+    refuse_peft(model)
     refuse_scattered(dict(model.named_modules()), "adapt")
     merged = next((p for p, holder in holders(model).items() if holder.kept is not None), None)
     if merged is not None:
@@ -133,6 +134,7 @@ def install(model, method, name, updates):
     if is_fast(model):
         switch_fast(model)  # the new layers, too
     reminding.watch(model)
+    saving.cover(model)
     return report(model, name)
 
 

@@ -2,9 +2,12 @@
 
 import copy
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
+
+from . import models
 
 _ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 _LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
@@ -18,9 +21,19 @@ def _gpt2(width, layers, heads, **more):
     return "GPT2LMHeadModel", {"n_embd": width, "n_layer": layers, "n_head": heads, **more}
 
 
-def _llama(width, inner, layers, heads, **more):
+def _llama(width, inner, layers, heads, family="Llama", **more):
     sizes = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers}
-    return "LlamaForCausalLM", {**sizes, "num_attention_heads": heads, **more}
+    return f"{family}ForCausalLM", {**sizes, "num_attention_heads": heads, **more}
+
+
+def _qwen3(width, inner, layers, heads, tied):
+    more = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": tied}
+    return _llama(width, inner, layers, heads, "Qwen3", max_position_embeddings=40960, **more)
+
+
+def _gemma3(width, inner, layers, heads, pairs, vocabulary=262144):
+    more = {"num_key_value_heads": pairs, "head_dim": 256, "vocab_size": vocabulary, "tie_word_embeddings": True}
+    return _llama(width, inner, layers, heads, "Gemma3", **more)
 
 
 ARCHITECTURES = {
@@ -34,8 +47,18 @@ ARCHITECTURES = {
     "llama-13b": _llama(5120, 13824, 40, 40),
     "llama-30b": _llama(6656, 17920, 60, 52),
     "llama-65b": _llama(8192, 22016, 80, 64),
+    "llama-3.2-1b": _llama(2048, 8192, 16, 32, **_LLAMA3, tie_word_embeddings=True),
     "llama-3.2-3b": _llama(3072, 8192, 28, 24, **_LLAMA3, tie_word_embeddings=True),
     "llama-3.1-8b": _llama(4096, 14336, 32, 32, **_LLAMA3),
+    "llama-3.3-70b": _llama(8192, 28672, 80, 64, **_LLAMA3),
+    "smollm2-135m": _llama(576, 1536, 30, 9, num_key_value_heads=3, vocab_size=49152, tie_word_embeddings=True),
+    "mistral-7b": _llama(4096, 14336, 32, 32, "Mistral", num_key_value_heads=8, vocab_size=32768),  # v0.3
+    "qwen3-0.6b": _qwen3(1024, 3072, 28, 16, tied=True),
+    "qwen3-1.7b": _qwen3(2048, 6144, 28, 16, tied=True),
+    "qwen3-4b": _qwen3(2560, 9728, 36, 32, tied=True),
+    "qwen3-8b": _qwen3(4096, 12288, 36, 32, tied=False),
+    "gemma-3-1b": _gemma3(1152, 6912, 26, 4, 1),
+    "gemma-3-4b": _gemma3(2560, 10240, 34, 8, 4, 262208),  # its text model, without the one that sees
     "bert-base": ("BertForSequenceClassification", {}),
     "bert-large": ("BertForSequenceClassification", _LARGE),
     "roberta-base": ("RobertaForSequenceClassification", _ROBERTA),
@@ -55,21 +78,46 @@ and the published config files. Encoders carry a classification head for two lab
 
 
 def configuration(name, head=None, **changes):
-    """The transformers configuration of a named model; `head` is another class name, `changes` other settings.
+    """The transformers configuration of a model; `head` is another class name, `changes` other settings.
 
-    Raises ValueError, listing the names, when there is no such model.
+    name  one of `ARCHITECTURES`, tiny-gpt2, a folder with a config.json, or owner/name on the Hugging Face hub, from
+          which the configuration alone is fetched, and no code
+
+    Raises ValueError, listing the names, when there is no such model, and RuntimeError when the hub does not deliver.
     """
     import transformers
 
+    folder = models.TINY if name == "tiny-gpt2" else Path(name)
+    if name not in ARCHITECTURES and ((folder / "config.json").is_file() or models.HUB_ID.fullmatch(name)):
+        return _read(folder, name, head, changes)
     if name not in ARCHITECTURES:
         raise ValueError(
-            f"no shapes are written down for a model {name!r}; there are {', '.join(ARCHITECTURES)}. "
-            "A transformers configuration or a model works too."
+            f"no shapes are written down for a model {name!r}; there are tiny-gpt2, {', '.join(ARCHITECTURES)}. "
+            "A folder with a config.json, owner/name on the hub, a transformers configuration or a model works too."
         )
     model_class, settings = ARCHITECTURES[name]
     model_class = head or model_class
     made = getattr(transformers, model_class).config_class(**{**settings, **changes})
     made.architectures = [model_class]
+    return made
+
+
+def _read(folder, name, head, changes):
+    """A configuration from a folder, or from the hub or its cache."""
+    from transformers import AutoConfig
+
+    local = (folder / "config.json").is_file()
+    offline = local or not models.hub_answers()
+    try:
+        made = AutoConfig.from_pretrained(
+            folder if local else name, local_files_only=offline, trust_remote_code=False, **changes
+        )
+    except (OSError, ValueError) as error:
+        reason = f"{folder}: {error}" if local else f"the configuration of {name} cannot be fetched, and is not cached"
+        known = ", ".join(ARCHITECTURES)
+        raise RuntimeError(f"{reason}. Name a folder with a config.json, or one of {known}.") from None
+    if head:
+        made.architectures = [head]
     return made
 
 

@@ -17,11 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from . import peft_adalora, peft_format, peft_prompts, peft_vera
+from .adapter_card import adapter_card, is_ours
 from .adapting import check_free, holders, install, method_of
 from .methods import METHODS, LoRA, require
 from .methods.common import FOLDED, no_peft
 from .reminding import check_followed
 
+BASE = "base_model_name_or_path"  # PEFT's key for it, in both formats
 PEFT = {
     "LORA": peft_format,
     "ADALORA": peft_adalora,
@@ -59,8 +61,15 @@ def save_adapter(model, path, name="default", *, format=None):
         updates = {p: layer.updates[name] for p, layer in layers.items()}
         kind, tensors = "lowrank", _slots(updates)
         config = {"method": type(method).__name__, "seed": _seed(updates), **dataclasses.asdict(method)}
+        config[BASE] = _base_of(model)
     tensors = {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
-    return _write(Path(path), kind, tensors, config)
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    return _write(Path(path), kind, tensors, config, adapter_card(kind, config, _base_of(model), numbers))
+
+
+def _base_of(model):
+    """What the model calls itself, None where it has no name."""
+    return getattr(getattr(model, "config", None), "name_or_path", None) or None
 
 
 def _refuse_folded(layers, name):
@@ -123,6 +132,7 @@ def _seed(updates):
 def _own_method(config, path):
     """(method, seed) of a folder in our own format."""
     kind, seed = config.pop("method", None), config.pop("seed", 0)
+    config.pop(BASE, None)  # for people and for the command line
     try:
         return METHODS[kind](**config), seed
     except (KeyError, TypeError):
@@ -185,15 +195,17 @@ def read_adapter(path):
     return kind, config, tensors
 
 
-def _write(path, kind, tensors, config):
-    """Write both files aside, then rename them into place; a failure puts back what was there."""
+def _write(path, kind, tensors, config, card):
+    """Write the files aside, then rename them into place; a failure puts back what was there."""
     other = "lowrank" if kind == "adapter" else "adapter"
     if _config(path, other).exists():
         raise ValueError(
             f"{path} holds an adapter in another format. Save to another folder, or empty it first."
         )
     path.mkdir(parents=True, exist_ok=True)
-    names, replaced = [f"{kind}_model.safetensors", f"{kind}_config.json"], []
+    names, replaced = [f"{kind}_model.safetensors", f"{kind}_config.json", "README.md"], []
+    if (path / "README.md").exists() and not is_ours(path / "README.md"):
+        names.remove("README.md")  # somebody's own words stay
     with tempfile.TemporaryDirectory(dir=path, prefix=".saving-") as aside:
         new, old = Path(aside, "new"), Path(aside, "old")
         new.mkdir()
@@ -201,6 +213,7 @@ def _write(path, kind, tensors, config):
         save_file(tensors, new / names[0], metadata={"format": "pt"})
         text = json.dumps(config, indent=2, default=list)
         (new / names[1]).write_text(text + "\n", encoding="utf-8")
+        (new / "README.md").write_text(card, encoding="utf-8")
         for name in names:
             if (path / name).exists():
                 shutil.copy2(path / name, old / name)

@@ -1,19 +1,30 @@
-"""What a chapter's first cell calls on Colab after `pip install --no-deps` of this package.
+"""What a chapter's first cell calls once the package can be imported: is this machine ready for the chapter?
 
-A Colab machine comes with several hundred packages that fit together. Moving one of them (numpy, torch,
-ipywidgets) breaks the others, so this installs only what is absent and tells pip that the rest stays.
+A Colab or Kaggle machine comes with several hundred packages that fit together. Moving one of them (numpy, torch,
+ipywidgets) breaks the others, so there this installs only what is absent and tells pip that the rest stays. On any
+other machine it installs nothing and says what is missing, and from which Python.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
-# Colab's own: never installed, never moved, whatever their version is.
-NEVER = {"torch", "numpy", "ipywidgets", "ipython", "ipykernel", "matplotlib"}
+# Colab's own: never installed, never moved, whatever their version is; and what stops where one is too old.
+NEVER = {
+    "torch": "from chapter 2 on, cells that train a model stop",
+    "numpy": "cells of every chapter may stop",
+    "ipywidgets": "the sliders for your own functions stay away",
+    "ipython": "figures may stay still",
+    "ipykernel": "figures may stay still",
+    "matplotlib": "loss curves are not drawn",
+}
 EXTRAS = ("gpt2", "peft")  # what the chapters use
 
 
@@ -45,7 +56,8 @@ def plan(requirements: list, installed: dict[str, str]) -> tuple[list[str], list
         if version is not None and requirement.specifier.contains(version, prereleases=True):
             continue
         if name in NEVER:
-            too_old.append(f"{name} {version or 'missing'} (the book asks for {requirement.specifier})")
+            asked = f"{name} {version or 'is missing'} (the book asks for {requirement.specifier})"
+            too_old.append(f"{asked}: {NEVER[name]}")
         else:
             install.append(f"{requirement.name}{requirement.specifier}")
             moving.add(name)
@@ -70,11 +82,9 @@ def installed_versions() -> dict[str, str]:
 
 def complete(extras: tuple[str, ...] = EXTRAS) -> None:
     """Install what the chapters need and this machine lacks; one sentence if that fails, else silence."""
-    install, hold, too_old = plan(
-        needed(metadata.requires("lowrank_edu") or [], extras), installed_versions()
-    )
+    install, hold, too_old = plan(needed(requirements(), extras), installed_versions())
     if too_old:
-        print(f"This machine keeps its own {', '.join(too_old)}: if a cell fails, choose a newer runtime.")
+        print(f"This machine keeps its own {'; '.join(too_old)}. Choose a newer runtime if you can.")
     if not install:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -94,6 +104,39 @@ def complete(extras: tuple[str, ...] = EXTRAS) -> None:
         if subprocess.run(command, capture_output=True).returncode:
             names = ", ".join(install)
             print(f"Could not add {names} without moving what is here; the cells that need it will say so.")
+
+
+def setup() -> None:
+    """Get this machine ready for a chapter, or say what it lacks; silent where nothing is missing.
+
+    On Colab and Kaggle what is missing is installed (`complete`). Elsewhere nothing is: a sentence names this kernel's
+    Python, what it lacks, and the two ways out.
+    """
+    if hosted():
+        return complete()
+    install, _, too_old = plan(needed(requirements()), installed_versions())
+    lacks = [re.split(r"[ <>=!~]", line)[0] for line in [*too_old, *install]]
+    if lacks:
+        print(
+            f"This notebook's kernel, {sys.executable}, is not the book's .venv: it lacks {', '.join(lacks)}, or has "
+            "versions that are too old. Choose the Python of .venv as the kernel (`make setup` makes it), or install "
+            'them here: python -m pip install ".[peft]" in the book\'s folder. Cells that need none of them run.'
+        )
+
+
+def hosted() -> bool:
+    """Whether this is a machine of Colab or Kaggle, whose packages we complete."""
+    return "COLAB_RELEASE_TAG" in os.environ or "KAGGLE_KERNEL_RUN_TYPE" in os.environ
+
+
+def requirements() -> list[str]:
+    """What the package asks for: as it was installed, or as pyproject.toml beside it says."""
+    try:
+        return metadata.requires("lowrank_edu") or []
+    except metadata.PackageNotFoundError:
+        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"].items()
+    return project["dependencies"] + [f'{line}; extra == "{extra}"' for extra, lines in extras for line in lines]
 
 
 def checkpoint_folder(

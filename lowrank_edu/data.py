@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from .chats import chat_tokens, has_template
 from .records import read_records
 
 
@@ -16,8 +17,17 @@ def read_data(source, tok, *, max_length=None, pack=False):
     pack        put several examples into a row of up to max_length tokens; `train` keeps them apart with a mask
                 and begins their positions anew, so that the loss is that of separate rows
 
-    Of a prompt with its completion only the completion is learnt. Examples begin and end with the end-of-text token.
-    Raises ValueError with the file, the line and what was expected.
+    Rows have one of four layouts, told apart by their keys:
+
+    text                     all of it is learnt
+    prompt, completion       the completion is learnt
+    messages                 a conversation of {"role", "content"}; what the assistant says is learnt, in every
+                             turn. The tokenizer's chat template writes it; ValueError where there is none
+    instruction, output      with or without an input: as a conversation where there is a chat template, else the output
+                             is learnt after Alpaca's own prompt
+
+    Examples begin and end with the end-of-text token, but a conversation has the tokens of its template, and ends with
+    the one that ends the last answer. Raises ValueError with the file, the line and what was expected.
     """
     _check(max_length, pack)
     return [row for row, _ in _rows(source, tok, max_length, pack, START, start_over=False)]
@@ -111,6 +121,8 @@ def _pieces(source, tok, max_length, start, start_over):
 
 def _tokens(tok, record, max_length):
     """The examples of one record."""
+    if record.layout == "messages" or (record.messages and has_template(tok)):
+        return [_conversation(tok, record, max_length)]
     prompt, text = (tok(part, add_special_tokens=False)["input_ids"] for part in (record.prompt, record.text))
     end = [tok.eos_token_id]
     ids, given = end + prompt + text + end, 1 + len(prompt)
@@ -123,6 +135,18 @@ def _tokens(tok, record, max_length):
         )
     # neighbours share a token: the last one of a piece is seen in the next, so every token is predicted once
     return [_example(ids[at : at + max_length], 1) for at in range(0, len(ids) - 1, max_length - 1)]
+
+
+def _conversation(tok, record, max_length):
+    """The example of a record that the chat template writes."""
+    ids, learnt = chat_tokens(tok, record.messages, record.place)
+    if max_length is not None and len(ids) > max_length:
+        raise ValueError(
+            f"{record.place}: the conversation takes {len(ids)} tokens, more than max_length={max_length}. "
+            "Shorten it, or raise max_length up to what the model can see."
+        )
+    ids = torch.tensor(ids, dtype=torch.long)
+    return {"input_ids": ids, "labels": ids.where(torch.tensor(learnt), -100)}
 
 
 def _example(ids, given):

@@ -9,6 +9,7 @@ import inspect
 import torch
 
 from .layers import Holder
+from .recomputing import is_on
 
 PLACE = "lowrank_front"
 """Where a model holds its Front."""
@@ -100,7 +101,7 @@ def _put_in_front(model, args, kwargs):
     tokens = given.get("input_ids") if given.get("inputs_embeds") is None else given["inputs_embeds"]
     if tokens is None:
         return None  # the model has words of its own for that
-    if model.training and getattr(model, "is_gradient_checkpointing", False):
+    if model.training and is_on(model):
         raise ValueError(
             "gradient checkpointing throws the cache away, and a prefix or prompt lives there. "
             "Call model.gradient_checkpointing_disable(), or train LoRA."

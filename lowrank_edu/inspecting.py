@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .checkpoint import PEFT, read_adapter
+from .checkpoint import BASE, PEFT, read_adapter
 from .factor import effective_rank
 from .methods import METHODS, pattern_value
 from .peft_format import PREFIX
@@ -83,10 +83,10 @@ def _own(path, config, tensors):
         groups.setdefault(key.rpartition(".")[0], []).append(tensor)
     modules = [Module(module, sum(t.numel() for t in parts)) for module, parts in groups.items()]
     settings, warnings = dict(config), _wrong_numbers(tensors)
-    method = settings.pop("method", "?")
+    method, base = settings.pop("method", "?"), settings.pop(BASE, None)
     if method not in METHODS:
         warnings.append(f"method {method!r}: this version reads {', '.join(METHODS)}.")
-    return Inspection(str(path), "own", method, None, settings, modules, warnings)
+    return Inspection(str(path), "own", method, base, settings, modules, warnings)
 
 
 FACTORS = {

@@ -10,6 +10,12 @@ def switch_on(model):
     enable({"use_reentrant": False})
 
 
+def is_on(model):
+    """Whether the model recomputes; asked under the newer name where there is one, for the older one warns there."""
+    newer = "is_activation_checkpointing"
+    return getattr(model, newer if hasattr(type(model), newer) else "is_gradient_checkpointing", False)
+
+
 @contextmanager
 def recomputing(model, wanted=True):
     """Checkpointing for as long as the block lasts. ValueError where the model has none."""

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-EXPECTED = '"text", or "prompt" and "completion"'
+from .layouts import EXPECTED, LAYOUTS, layout_of, parts_of
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Record:
     """One record. `prompt` is read but not learnt (empty for plain text); `text` is learnt; `place` names its line.
 
     offset, line  where the next record begins: a byte of the file and its line, or the number of a dataset's row
+    layout        which of `layouts.LAYOUTS` the row has
+    messages      the record as a conversation, ((role, content), …), where it is one
     """
 
     prompt: str
@@ -25,15 +27,29 @@ class Record:
     place: str
     offset: int
     line: int
+    layout: str = "text"
+    messages: tuple = ()
 
 
 def read_records(source, offset=0, line=1):
     """Yield the records of a file or dataset, beginning at a byte `offset` (a row, for a dataset) and its line.
 
     source  a path that ends in .txt or .md (a record is a paragraph: blank lines separate), .jsonl or .csv, or a
-            `datasets` dataset or any other iterable of dicts. Keys and columns: "text", or "prompt" and
-            "completion"
+            `datasets` dataset or any other iterable of dicts. Keys and columns: see `layouts`; all rows of a
+            source have the same
     """
+    first = None
+    for record in _read(source, offset, line):
+        first = first or record
+        if record.layout != first.layout:
+            here, there = (" and ".join(map(repr, LAYOUTS[one.layout])) for one in (record, first))
+            raise ValueError(
+                f"{record.place}: this one has {here}, but {first.place} has {there}. Put them into separate files."
+            )
+        yield record
+
+
+def _read(source, offset, line):
     if not isinstance(source, str | Path):
         yield from _rows(source, offset)
         return
@@ -96,8 +112,10 @@ def _table(path, offset, line):
                 yield text
 
         header = next(csv.reader(counted()), None)
-        if header is None or not ({"text"} <= set(header) or {"prompt", "completion"} <= set(header)):
+        if header is None or not any(set(keys) <= set(header) for keys in LAYOUTS.values()):
             raise ValueError(f"{path.name}, line 1: expected a header with {EXPECTED}; it is {header}.")
+        if layout_of(dict.fromkeys(header), f"{path.name}, line 1") == "messages":
+            raise ValueError(f"{path.name}, line 1: a conversation is a list, and a cell holds none. Use .jsonl.")
         if offset:
             file.seek(offset)
             count[0] = line
@@ -126,13 +144,6 @@ def _rows(dataset, start):
 
 def _record(row, place, offset, line):
     """A dict to a Record; a field that is missing, empty or no text is an error that says which."""
-    found = sorted(map(str, row)) if isinstance(row, dict) else type(row).__name__
-    if not isinstance(row, dict) or not ("text" in row or {"prompt", "completion"} <= set(row)):
-        raise ValueError(f"{place}: expected {EXPECTED}; found {found}.")
-    fields = ("text",) if "text" in row else ("prompt", "completion")
-    for name in fields:
-        if not isinstance(row[name], str):
-            raise ValueError(f"{place}: expected text under {name!r}; found {row[name]!r}.")
-    if not row[fields[-1]].strip():
-        raise ValueError(f"{place}: {fields[-1]!r} is empty, so there is nothing to learn. Remove the line.")
-    return Record("" if fields == ("text",) else row["prompt"], row[fields[-1]], place, offset, line)
+    layout = layout_of(row, place)
+    prompt, text, messages = parts_of(row, layout, place)
+    return Record(prompt, text, place, offset, line, layout, messages)

@@ -1,19 +1,25 @@
 """Texts out of a model."""
 
+from contextlib import contextmanager
+
 import torch
 
 from .batches import context
+from .chats import rendered
+from .layouts import turns_of
 
 
 @torch.no_grad()
 def sample(model, tok, prompts="", *, n=4, max_new_tokens=80, temperature=1.0, seed=0):
     """n continuations of one prompt (or one of each of several), as a list of texts without special tokens.
 
-    A prompt follows the end-of-text token, as every training example does (`tokenize`). temperature=0 takes the most
-    likely token each time. The caller's random state is put back.
+    A prompt follows the end-of-text token, as every training example does (`tokenize`). A prompt may also be a
+    conversation, a list of {"role", "content"}: the tokenizer's chat template writes it, and the text is the
+    assistant's answer alone. temperature=0 takes the most likely token each time. The caller's random state is put
+    back. Raises ValueError where the tokens are more than the model sees, and for a conversation without a template.
     """
-    prompts = [prompts] * n if isinstance(prompts, str) else list(prompts)
-    rows = [[tok.eos_token_id] + (tok(p, add_special_tokens=False)["input_ids"] if p else []) for p in prompts]
+    prompts = [prompts] * n if isinstance(prompts, str) or _is_chat(prompts) else list(prompts)
+    rows = [_tokens(tok, prompt) for prompt in prompts]
     width, device = max(len(ids) for ids in rows), next(model.parameters()).device
     most = context(model) - width + 1  # the last new token is not read again
     if max_new_tokens > most:
@@ -32,9 +38,37 @@ def sample(model, tok, prompts="", *, n=4, max_new_tokens=80, temperature=1.0, s
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            out = model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad, **how
-            )
+            with _padding_is_masked(model):
+                out = model.generate(
+                    input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, pad_token_id=pad, **how
+                )
     finally:
         model.train(was_training)
-    return tok.batch_decode(out, skip_special_tokens=True)
+    shown = [row[width:] if _is_chat(prompt) else row for row, prompt in zip(out, prompts, strict=True)]
+    return tok.batch_decode(shown, skip_special_tokens=True)
+
+
+def _is_chat(prompt):
+    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], dict)
+
+
+def _tokens(tok, prompt):
+    if _is_chat(prompt):
+        text = rendered(tok, turns_of(prompt, "prompts"), "prompts", answer=True)
+        return tok(text, add_special_tokens=False)["input_ids"]
+    return [tok.eos_token_id] + (tok(prompt, add_special_tokens=False)["input_ids"] if prompt else [])
+
+
+@contextmanager
+def _padding_is_masked(model):
+    """No warning that a mask is missing. `generate` drops a mask that hides nothing, and GPT-2 takes the end-of-text
+    token, with which our rows begin, for padding without a mask, because its configuration uses it for both."""
+    config = getattr(model, "config", None)
+    pad = getattr(config, "pad_token_id", None)
+    if pad is not None:
+        config.pad_token_id = None
+    try:
+        yield
+    finally:
+        if pad is not None:
+            config.pad_token_id = pad

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from . import reminding
+from . import reminding, saving
 from .adapting import adapted_layers, bases, check_free, holders, install, method_of
 from .fast import switch_fast
 from .layers import DROPPED
@@ -202,6 +202,7 @@ def delete_adapter(model, name):
     reminding.drop(model, name)
     if not adapter_names(model):
         switch_fast(model, False)
+        saving.uncover(model)
 
 
 def unwrap(model):
@@ -216,6 +217,7 @@ def unwrap(model):
         holder.withdraw(model)
     for name in list(model.__dict__.pop("lowrank_methods", {})):
         reminding.drop(model, name)
+    saving.uncover(model)
     model.requires_grad_(True)
     ties = [
         [model.get_parameter(name) for name in pair]

@@ -24,6 +24,16 @@ def is_adaptable(module):
     return is_linear(module) or (isinstance(module, nn.Embedding) and not own_lookup)
 
 
+def refuse_peft(model):
+    """Layers that PEFT has wrapped go by other names and would be wrapped twice."""
+    if any(type(module).__module__.partition(".")[0] == "peft" for module in model.modules()):
+        names = ", ".join(map(repr, getattr(model, "peft_config", None) or ()))
+        raise ValueError(
+            f"this model already carries PEFT's adapters{f' ({names})' if names else ''}. Take the plain model: load "
+            "it again, or call unload() or merge_and_unload() of the PEFT model. lo.load_adapter reads PEFT's folders."
+        )
+
+
 def leaves(model):
     """{path: module} of all modules without children, looking through wrappers to the frozen layer."""
     found, inside = {}, "."

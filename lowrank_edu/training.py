@@ -7,16 +7,15 @@ import threading
 from contextlib import contextmanager, nullcontext
 
 import torch
-from tqdm import tqdm  # the text bar: a widget bar is dead on a page, and its text differs from run to run
 
 from .batches import collate, evaluate, need_data, need_stream, targets, token_loss, tokenize
-from .board import board
 from .data import Stream
 from .fast import fast_or_plain, kernels
 from .history import History
 from .processes import add_up_gradients, processes, shares, start_together, total
 from .rates import parameter_groups
 from .recomputing import recomputing
+from .reporting import check_listeners, reporting
 from .resuming import Checkpoints, data_mark, trained_state
 from .sampling import sample
 from .schedules import attach
@@ -63,6 +62,9 @@ def train(
     tensorboard=None,
     progress=True,
     fast=None,
+    on_step=None,
+    on_eval=None,
+    logger=None,
 ):
     """Train whatever has gradients; returns a History.
 
@@ -80,8 +82,23 @@ def train(
     checkpoint_dir   keep what the run needs to go on, every `checkpoint_every` steps, at Ctrl-C and at the end. The
                      same call again continues there, and ends as if it had never been stopped (see `resuming`)
     tensorboard      a folder for TensorBoard: loss, rate and evaluations by step
+    progress         a bar on stderr, with the loss of the last step and of the last evaluation. It is redrawn twice a
+                     second at most, from numbers that the run has fetched anyway
+    logger           wandb, or one of its runs, or what has the same `log(numbers, step=)`: the numbers of TensorBoard,
+                     under the same names; or a `logging.Logger`, which gets a line for each evaluation and for about
+                     a hundred of the steps
+    on_step, on_eval  functions of (step, loss, model), called after each step and each evaluation; see below
     fast             True or False: the fast path (see `lowrank_edu.fast`) or the plain one for this run; None: as the
                      model is. A run goes on only on the path on which it began
+
+    `on_step` is called when a step is complete: the optimizer and the schedules have moved, and gradients are still
+    those of the step. `on_eval` is called after each evaluation, with the model in eval mode, so also before the first
+    step, as step 0. Both come before the checkpoint of their step; only the last evaluation comes after it. A callback
+    that returns True ends the run after this step, as `patience` does: with a checkpoint, a last evaluation, and the
+    reason in `History.stopped`; the same call again returns that history. Any other value means go on. If one raises,
+    the error comes out of `train`; the model is as it was when the callback was called, and the checkpoints are those
+    of earlier steps, so that the same call continues from there. Random numbers that a callback draws, and
+    `model.eval()` in it, change nothing in the run. With several processes it is called in each.
 
     Under torchrun or `accelerate launch` every process calls this with the same data and settings; see `processes`.
 
@@ -92,6 +109,7 @@ def train(
     """
     steps = _checked(steps, epochs, data, batch_size, accumulate, lr, schedule, warmup_steps, eval_every)
     _checked_settings(precision, optimizer, label_smoothing, max_grad_norm, patience, eval_data, checkpoint_every)
+    check_listeners(logger, on_step, on_eval)
     need_stream(model, data) if isinstance(data, Stream) else need_data(model, data)
     parameters = trainable_parameters(model)
     settings = {
@@ -120,13 +138,14 @@ def train(
             history.eval_step.append(step)
             history.eval_loss.append(loss)
             history.score += [] if score is None else [score]
-            write(step, eval_loss=loss, **({} if score is None else {"score": score}))
+            asked = tell.evaluated(step, loss, score, model)
+            history.stopped = history.stopped or asked
 
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     try:
-        curves = board(tensorboard if here.is_main_process else None)
-        path = fast_or_plain(model, fast)
-        with forked, path, recomputing(model, gradient_checkpointing), _stoppable() as stop, curves as write:
+        path, listeners = fast_or_plain(model, fast), {"logger": logger, "on_step": on_step, "on_eval": on_eval}
+        told = reporting(steps, device, progress=progress, tensorboard=tensorboard, **listeners)
+        with forked, path, recomputing(model, gradient_checkpointing), _stoppable() as stop, told as tell:
             torch.manual_seed(seed + here.process_index)  # dropout differs between processes
             kept = Checkpoints(
                 checkpoint_dir, model, engine, rates, scaler, schedules, data, history, settings, eval_data
@@ -136,8 +155,7 @@ def train(
             batches = _batches(data, size, torch.Generator().manual_seed(seed), done)
             note_eval(0)
             model.train()
-            silent = not progress or not here.is_main_process
-            for step in tqdm(range(done + 1, steps + 1), disable=silent, desc="training", unit="step"):
+            for step in tell.steps(done):
                 if history.stopped:
                     break
                 rows = next(batches)
@@ -155,17 +173,17 @@ def train(
                     rates.step()
                 history.step.append(step)
                 history.loss.append(loss)
-                write(step, loss=loss, learning_rate=rate)
                 history.penalty += [] if penalty is None else [float(penalty)]
+                history.stopped = tell.stepped(step, loss, rate, model)
                 if eval_every and step % eval_every == 0 and step < steps:
                     note_eval(step)
                     model.train()
-                    history.stopped = _early(history, patience)
+                    history.stopped = history.stopped or _early(history, patience)
                 if kept.due(step, checkpoint_every, asked or step == steps or history.stopped):
                     kept.save(step)
                 if asked:
                     raise KeyboardInterrupt(f"stopped after step {step} of {steps}. {kept.advice()}")
-            note_eval(history.step[-1] if history.step else steps)
+            note_eval(history.step[-1] if history.step else 0)
     finally:
         engine.zero_grad(set_to_none=True)
         model.train(was_training)

@@ -104,7 +104,12 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """The address at which `folder` is served on this machine."""
-    handler = functools.partial(_Quiet, directory=str(folder))
+    with _running(functools.partial(_Quiet, directory=str(folder))) as address:
+        yield address
+
+
+@contextmanager
+def _running(handler) -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -113,6 +118,27 @@ def served(folder: Path) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def answering(folder: Path, under: str = "") -> Iterator[str]:
+    """Like `served`, as a web host does it: under a path ("name/"), and 404.html for what is not there."""
+
+    class Host(_Quiet):
+        def translate_path(self, path):
+            below = path.removeprefix(f"/{under}")
+            return super().translate_path(f"/{below}") if below != path or not under else str(folder / "none")
+
+        def send_error(self, code, message=None, explain=None):
+            page = (folder / "404.html").read_bytes()
+            self.send_response(code)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page if self.command == "GET" else b"")
+
+    with _running(functools.partial(Host, directory=str(folder))) as address:
+        yield address
 
 
 # ---- a watched page

@@ -1,8 +1,15 @@
 """One figure on an otherwise empty page, in the book's light or dark colours."""
 
+from dataclasses import replace
+
 from browser import AT_ONCE, open_browser  # noqa: F401  the tests of figures take both from here
 
 PAPER = {"light": "background:#fff;color:#323232", "dark": "background:#14181e;color:#ced6dd"}
+
+
+def undrawn(figure):
+    """The same figure as Python wrote it: its script puts it in place and draws nothing."""
+    return replace(figure, draw="() => {}")
 
 
 def show(browser, body, width=760, theme="light", script=True, reduced_motion="no-preference", at_once=True):

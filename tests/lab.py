@@ -123,6 +123,12 @@ def run_all(page: Page) -> None:
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
+def trust(page: Page) -> None:
+    """Trust the notebook, as from the command palette; its outputs are drawn again."""
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:trust'); }")
+    page.locator(".jp-Dialog .jp-mod-accept").click()
+
+
 def run_cell(page: Page, cell: int) -> None:
     """Ask for this code cell to be run, without waiting for it."""
     page.evaluate(

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -92,6 +93,15 @@ def wheel() -> Path:
     return next(folder.glob("*.whl"))
 
 
+def alone() -> list[Path]:
+    """The chapters in a folder without the repository, as somebody has them who uploads them with the package."""
+    folder = PLACE / "uploaded"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "chapters", folder)
+    shutil.copy(wheel(), folder)
+    return sorted(folder.glob("*.ipynb"))
+
+
 def on_colab(pins: dict[str, str]) -> int:
     """Strict nbval over all chapters; the package comes from the first cell and nothing else moves."""
     ours = f"Python {sys.version.split()[0]} and {TORCH.replace('==', ' ')} without a GPU"
@@ -99,9 +109,9 @@ def on_colab(pins: dict[str, str]) -> int:
     print(f"not Colab's: {ours}; Colab has its own Python, torch 2.11 and CUDA", flush=True)
     python = environment("colab", [TORCH, *(f"{n}=={v}" for n, v in pins.items()), *RUNNER])
     before = versions(python)
-    chapters = sorted((ROOT / "chapters").glob("*.ipynb"))
-    setting = {"LOWRANK_EDU_SOURCE": str(wheel()), "PYTHONPATH": ""}
-    print("the first cell of the first chapter installs the package", flush=True)
+    chapters = alone()
+    setting = {"COLAB_RELEASE_TAG": "as on Colab", "PYTHONPATH": ""}
+    print("the first cell of the first chapter installs the package from the wheel beside it", flush=True)
     code = strict_nbval.run(chapters[:1], setting, str(python))
     code = code or expect(before, versions(python), {"lowrank_edu"})
     code = code or strict_nbval.run(chapters[1:], setting, str(python))
@@ -114,7 +124,7 @@ def on_colab(pins: dict[str, str]) -> int:
             c for c in json.loads(chapters[0].read_text("utf-8"))["cells"] if c["cell_type"] == "code"
         )
         clean = {**os.environ, **setting}
-        subprocess.run([str(python), "-c", "".join(first["source"])], cwd=PLACE, env=clean, check=True)
+        subprocess.run([str(python), "-c", "".join(first["source"])], cwd=chapters[0].parent, env=clean, check=True)
         code = expect(before, versions(python), {"lowrank_edu", "peft"})
         pip(python, "install", "--no-deps", f"peft=={before['peft']}")
     return code

@@ -5,15 +5,16 @@ import re
 from html import unescape
 from pathlib import Path
 
+import address
 import pytest
 import yaml
 from make_book import fingerprint, forget_what_is_stale, render
 from PIL import Image
 from preview import stage
-from setup_cell import address, colab_link
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
+WHERE = address.found()
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
 PAGES = [TOC["root"], *(page["file"] for part in TOC["parts"] for page in part["chapters"])]
 
@@ -47,10 +48,13 @@ def test_links_inside_the_book_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("chapters/")])
 def test_chapters_have_links_to_colab_to_their_notebook_and_to_its_source(page):
-    ways = re.search(r'<p class="ways">.*?</p>', html(page), re.S)[0]
-    url, branch = address()
-    links = [colab_link(url, branch, page + ".ipynb"), f"../_sources/{page}.ipynb", f"{url}/blob/{branch}/{page}.ipynb"]
-    assert re.findall('href="([^"]*)"', ways) == links
+    ways = re.findall('href="([^"]*)"', re.search(r'<p class="ways">.*?</p>', html(page), re.S)[0])
+    download = f"../_sources/{page}.ipynb"
+    if WHERE:
+        colab = [WHERE.colab(page + ".ipynb")] if WHERE.on_github else []
+        assert ways == [*colab, download, WHERE.file(page + ".ipynb")]
+    else:
+        assert ways == [download, "../_downloads/lowrank-edu.zip"]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("chapters/")])
@@ -81,14 +85,15 @@ def test_a_downloaded_chapter_has_no_link_to_a_file_that_stayed_behind(page):
 def test_links_out_of_the_book_are_whole_and_lead_to_hosts_that_last():
     import links
 
-    url, _ = address()
     found = links.outside(HTML)
     lasting = re.compile(
         r"https://(arxiv\.org/abs/\d{4}\.\d{4,5}|doi\.org/10\.\d{4,}/\S+|github\.com/[\w.-]+/[\w.-]+(/(issues|pull|blob|tree)/\S+)?|"
-        r"colab\.research\.google\.com/github/\S+|lowrank-edu\.github\.io/\S+|nbgrader\.readthedocs\.io)"
+        r"colab\.research\.google\.com/github/\S+|[\w-]+\.github\.io/\S+|nbgrader\.readthedocs\.io)"
     )
     assert [link for link in found if not lasting.fullmatch(link)] == []
-    assert any("arxiv.org" in link for link in found) and url in found
+    assert any("arxiv.org" in link for link in found)
+    ours = {WHERE.name} if WHERE else set()
+    assert not [link for link in found if "lowrank" in link and not any(name in link for name in ours)]
 
 
 def test_pages_name_no_other_host_to_load_from():
@@ -202,18 +207,36 @@ def test_only_what_is_stale_is_forgotten(tmp_path):
     assert [path.exists() for path in kept] == [True, False, False]
 
 
-def test_every_page_of_the_sitemap_is_there_and_described():
-    urls = re.findall(r"<loc>(.*?)</loc>", (HTML / "sitemap.xml").read_text("utf-8"))
-    home = re.match(r"https://[^/]+/[^/]+/", urls[0])[0]
-    chapters = sorted((HTML / "chapters").glob("*.html"))
-    assert {f"{home}chapters/{path.name}" for path in chapters} <= set(urls) and len(chapters) == 13
+def test_every_page_is_described_and_listed():
     listed = (HTML / "llms.txt").read_text("utf-8")
+    home = WHERE.home if WHERE and WHERE.home else ""
+    for page in PAGES:
+        description = unescape(re.search(r'<meta name="description" content="([^"]+)"', html(page))[1])
+        assert 40 < len(description) <= 185
+        assert f"]({home}{page}.html): {description}" in listed
+    assert (HTML / "sitemap.xml").exists() == bool(home), "a sitemap has to hold whole addresses"
+
+
+def test_a_book_with_an_address_says_it_where_it_is_asked_for(tmp_path, monkeypatch):
+    """The same sources, built by a workflow of a repository on GitHub."""
+    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/some-book")
+    staged = stage(tmp_path / "book")
+    code, text = render(staged, staged)
+    assert code == 0, text[-2000:]
+    out, home = staged / "_build" / "html", "https://someone.github.io/some-book/"
+    urls = re.findall(r"<loc>(.*?)</loc>", (out / "sitemap.xml").read_text("utf-8"))
+    assert f"{home}chapters/ch01_rank.html" in urls and len(urls) > 10
     for url in urls:
-        text = (HTML / url.removeprefix(home)).read_text("utf-8")
-        description = unescape(re.search(r'<meta name="description" content="([^"]+)"', text)[1])
-        assert 40 < len(description) <= 185 and f'<meta property="og:url" content="{url}"' in text
-        assert f"]({url}): {description}" in listed or url.endswith("intro.html")
-    assert home in (HTML / "404.html").read_text("utf-8")
+        assert f'<meta property="og:url" content="{url}"' in (out / url.removeprefix(home)).read_text("utf-8")
+    assert f"Sitemap: {home}sitemap.xml" in (out / "robots.txt").read_text("utf-8")
+    assert home in (out / "404.html").read_text("utf-8")
+    page = (out / "chapters" / "ch01_rank.html").read_text("utf-8")
+    there = "github.com/someone/some-book"
+    colab = "https://colab.research.google.com/github/someone/some-book/blob/main/chapters/ch01_rank.ipynb"
+    assert page.count(colab) == 2 and f"https://{there}/issues" in page and "executablebooks" not in page
+    notebook = (out / "_sources" / "chapters" / "ch01_rank.ipynb").read_text("utf-8")
+    assert f"{home}book/glossary.html#term-rank" in notebook
+    assert f"https://{there}/archive/refs/heads/main.zip" in notebook, "the first cell of the download knows it too"
 
 
 @pytest.mark.parametrize("page", ["genindex", "py-modindex", "search"])

@@ -8,7 +8,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from browser import read_through, served, settle, watched
+from browser import answering, read_through, served, settle, watched
+from search_cases import LEADS, MACHINERY
 
 from lowrank_edu import methods
 
@@ -122,6 +123,175 @@ def test_search_finds_terms_and_every_method(browser, home):
             page.goto(home + "search.html?q=" + quote(words))
             page.wait_for_selector("#search-results li", timeout=10_000)
         assert watch.defects() == []
+
+
+def hits_of(page, words) -> list[tuple[str, str, bool]]:
+    """(address, excerpt, whether a word is marked) of each hit for these words, typed into the open search page."""
+    page.locator(".bd-search-container input").fill(words)
+    row = "el => [el.querySelector('a').getAttribute('href'), "
+    row += "el.querySelector('p').textContent, !!el.querySelector('mark')]"
+    return page.eval_on_selector_all("#search-results li", f"all => all.map({row})")
+
+
+def test_search_leads_to_sections_and_shows_their_sentences(browser, home):
+    with watched(browser, home) as (page, watch):
+        page.goto(home + "search.html")
+        astray, torn = {}, []
+        for words, wanted in LEADS.items():
+            hits = hits_of(page, words)
+            first = [address for address, _, marked in hits[:5] if marked]
+            if wanted not in first:
+                astray[words] = first
+            torn += [hit for hit in hits if not hit[1] or any(word in hit[1] for word in MACHINERY)]
+        assert astray == {} and torn == [] and watch.defects() == []
+    for wanted in LEADS.values():
+        address, mark = wanted.split("#")
+        assert f'id="{mark}"' in (HTML / address).read_text("utf-8")
+
+
+def test_a_search_says_what_it_found_and_follows_the_typing(browser, home):
+    with watched(browser, home) as (page, watch):
+        page.goto(home + "search.html")
+        box, said = page.locator(".bd-search-container input"), page.locator("#search-results .search-summary")
+        for words, told in (("zzzzqq", "Nothing"), ("merge zzzzqq", "No section has all"), ("rank", "Found")):
+            box.fill(words)
+            assert said.inner_text().startswith(told)
+            assert page.locator("#search-results li").count() == (0 if told.startswith("Nothing") else 40)
+        box.fill("")
+        assert said.inner_text() == "" and page.locator("#search-results li").count() == 0
+        left = "el => parseFloat(getComputedStyle(el).paddingLeft) + el.getBoundingClientRect().left"
+        glass = page.locator(".bd-search-container .fa-magnifying-glass").bounding_box()
+        assert box.evaluate(left) >= glass["x"] + glass["width"]  # the glass is not on the first letter
+        assert watch.defects() == []
+
+
+def test_a_hit_marks_its_words_where_it_leads(browser, home):
+    with watched(browser, home) as (page, _):
+        page.goto(home + "search.html?q=forget compute again")
+        page.locator("#search-results li a").first.click()
+        page.wait_for_url("**/chapters/ch08_memory.html#forget-and-compute-again")
+        page.wait_for_selector("#forget-and-compute-again span.highlighted")
+        assert -5 < page.locator("#forget-and-compute-again").bounding_box()["y"] < 300
+
+
+# ---- the menu, and what is on a page: by finger, mouse and keyboard
+
+NARROW = {"phone": {"width": 390, "height": 844}, "tablet": {"width": 820, "height": 1180}}
+OPENED = ["book/intro.html", "chapters/ch03_lora.html", "book/api.html"]
+LISTS = {"primary": "How to use this book", "secondary": ""}
+FOCUSED = "el => el === document.activeElement || el.contains(document.activeElement)"
+
+
+def press(page, button, way):
+    """Press a button as a finger, a mouse or a keyboard does; a keyboard has to reach it first."""
+    if way == "tap":
+        return button.tap()
+    if way == "click":
+        return button.click()
+    page.evaluate("document.activeElement.blur()")
+    for _ in range(150):
+        page.keyboard.press("Tab")
+        if button.evaluate("el => el === document.activeElement"):
+            return page.keyboard.press(way)
+    raise AssertionError("the button cannot be reached by keyboard")
+
+
+def leave(page, dialog, way):
+    """Close a dialog: by its button with a finger, by a click beside it, or with Esc."""
+    if way == "tap":
+        return dialog.locator(".lo-close").tap()
+    if way == "click":
+        box, width = dialog.bounding_box(), page.viewport_size["width"]
+        return page.mouse.click(width - 10 if box["x"] < 10 else 10, 400)
+    return page.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize("way", ["tap", "click", "Enter", "Space"])
+@pytest.mark.parametrize("kind", ["primary", "secondary"])
+@pytest.mark.parametrize("size", NARROW)
+@pytest.mark.parametrize("address", OPENED)
+def test_the_menu_opens_and_closes_on_a_narrow_window(browser, home, address, size, kind, way):
+    with watched(browser, home, viewport=NARROW[size], has_touch=way == "tap") as (page, watch):
+        page.goto(home + address)
+        settle(page)
+        button, dialog = page.locator(f".{kind}-toggle:visible"), page.locator(f"#pst-{kind}-sidebar-modal")
+        assert button.count() == 1
+        for _ in range(2):  # it opens again, too
+            assert not dialog.is_visible() and button.get_attribute("aria-expanded") == "false"
+            press(page, button, way)
+            dialog.locator("a", has_text=LISTS[kind]).first.wait_for(state="visible", timeout=3000)
+            assert dialog.evaluate("el => el.matches(':modal')") and dialog.evaluate(FOCUSED)
+            assert button.get_attribute("aria-expanded") == "true"
+            leave(page, dialog, way)
+            dialog.wait_for(state="hidden", timeout=3000)
+            page.wait_for_function("el => el === document.activeElement", arg=button.element_handle(), timeout=3000)
+        assert watch.defects() == []
+
+
+@pytest.mark.parametrize("way", ["tap", "click", "Enter", "Space"])
+@pytest.mark.parametrize("address", OPENED)
+def test_the_menu_goes_and_comes_on_a_wide_window(browser, home, address, way):
+    with watched(browser, home, viewport=DESK, has_touch=way == "tap") as (page, watch):
+        page.goto(home + address)
+        settle(page)
+        button, menu = page.locator(".primary-toggle:visible"), page.locator("#pst-primary-sidebar")
+        for state in ("hidden", "visible"):
+            assert button.get_attribute("aria-expanded") == ("true" if state == "hidden" else "false")
+            press(page, button, way)
+            menu.wait_for(state=state, timeout=3000)
+            assert page.locator("#pst-page-toc-nav a").first.is_visible()  # what is on the page stands beside it always
+        assert watch.defects() == []
+
+
+@pytest.mark.parametrize("size", NARROW)
+def test_a_link_of_what_is_on_the_page_leads_there_and_closes_it(browser, home, size):
+    with watched(browser, home, viewport=NARROW[size], has_touch=True) as (page, watch):
+        page.goto(home + "chapters/ch03_lora.html")
+        settle(page)
+        page.locator(".secondary-toggle:visible").tap()
+        page.locator("#pst-secondary-sidebar-modal a", has_text="Training: nothing special").tap()
+        page.wait_for_function("document.activeElement?.textContent.includes('Training: nothing')", timeout=3000)
+        assert not page.locator("#pst-secondary-sidebar-modal").is_visible()
+        top = "document.activeElement.getBoundingClientRect().top"
+        page.wait_for_function(f"-5 < {top} && {top} < 300", timeout=5000)  # the page glides there
+        assert watch.defects() == []
+
+
+def test_a_menu_that_is_open_when_the_window_grows_goes_to_its_place(browser, home):
+    with watched(browser, home, viewport=NARROW["phone"]) as (page, watch):
+        page.goto(home + "chapters/ch03_lora.html")
+        settle(page)
+        page.locator(".primary-toggle:visible").click()
+        page.set_viewport_size(DESK)
+        page.locator("#pst-primary-sidebar a").first.wait_for(state="visible", timeout=3000)
+        assert page.locator("dialog[open]").count() == 0 and watch.defects() == []
+
+
+# ---- the page for a missing address
+
+
+@pytest.mark.parametrize("folder", ["", "name/"])
+@pytest.mark.parametrize("address", ["x.html", "chapters/x.html", "a/b/c/x"])
+def test_a_missing_address_has_a_page_with_menu_and_search(browser, folder, address):
+    with answering(HTML, folder) as home, watched(browser, home, viewport=NARROW["phone"]) as (page, watch):
+        asked = home + folder + address
+        assert page.goto(asked).status == 404
+        page.wait_for_selector(".primary-toggle[aria-expanded]:visible")  # its scripts have run
+        assert page.locator(".bd-article h1").inner_text().startswith("This page is not here")
+        probes = [home + "_static/menu.js"] if folder else []  # whether the book is at the server's root
+        assert watch.missing == [asked, *probes] and watch.foreign == []
+        assert [text for text in watch.errors if "404" not in text] == []
+        page.locator(".primary-toggle:visible").click()
+        page.locator("#pst-primary-sidebar-modal a", has_text="How to use this book").click()
+        page.wait_for_url(home + folder + "book/how_to.html")
+        page.goto(asked)
+        page.wait_for_selector(".primary-toggle[aria-expanded]:visible")
+        assert page.locator(".skip-link a").evaluate("el => el.href") == asked + "#main-content"
+        page.locator(".search-button__button:visible").click()
+        page.keyboard.type("rank")
+        page.keyboard.press("Enter")
+        page.wait_for_url(home + folder + "search.html?q=rank")
+        page.wait_for_selector("#search-results li")
 
 
 def test_mathematics_can_be_read_aloud(browser, home):

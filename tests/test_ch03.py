@@ -170,9 +170,9 @@ def test_trainable_is_what_adapt_reports():
 
 def test_the_picture_moves_by_keyboard_and_click():
     with figure_page.open_browser() as browser:
-        html = figures.block_anatomy(r=4).html
-        still = re.search(r'data-el="B" (x="[^"]*" y="[^"]*" width="[^"]*" height="[^"]*")', html)
-        shown = figure_page.show(browser, html)
+        figure = figures.block_anatomy(r=4)
+        still = re.search(r'data-el="B" (x="[^"]*" y="[^"]*" width="[^"]*" height="[^"]*")', figure.stage)
+        shown = figure_page.show(browser, figure.html)
         bar = shown.locator("[data-el=B]")
         box = [bar.get_attribute(side) for side in ("x", "y", "width", "height")]
         assert re.findall(r'"([^"]*)"', still[1]) == box  # the still picture is the first moving one

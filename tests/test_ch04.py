@@ -271,7 +271,7 @@ def test_the_figures_stand_without_scripts(results):
     assert page.stage.count("<rect") == 20 and page.stage.count(" top") == 4
     assert f"{results['base'] - results['floor']:.2f}" in page.alt
     race = figures.start_race(results)
-    assert race.html.count("stroke-dasharray") >= 5 and "ends lowest" in race.alt
+    assert race.stage.count("stroke-dasharray") >= 5 and "ends lowest" in race.alt
 
 
 def test_a_mirrored_start_changes_nothing_and_learns_through_A():

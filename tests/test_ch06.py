@@ -183,4 +183,4 @@ def test_the_figure_shows_the_files(results):
     gaps = column(results, "budget lora")
     assert rows["LoRA, r = 3"] == pytest.approx((np.mean(gaps), min(gaps), max(gaps)), rel=1e-3)
     assert len(figure.data["views"]) == 10 and len(figure.html) < 30_000
-    assert rivals_page.drawn(figure.data["views"]["rivals"]) in figure.html
+    assert rivals_page.drawn(figure.data["views"]["rivals"]) in figure.stage

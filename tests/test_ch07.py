@@ -186,7 +186,7 @@ def page():
 
 def test_the_live_run_is_on_the_page_and_was_not_skipped():
     printed = "".join(o.get("text", "") for c in page().cells if c.cell_type == "code" for o in c.outputs)
-    for told in ("dequantised from GGUF Q4_1", "460,800 of 134,975,808", "before: ", "below 1.5 after ten steps: True"):
+    for told in ("SmolLM2-135M-Instruct from GGUF Q4_1", "460,800 of 134,975,808", "before: ", "below 1.5 after ten steps: True"):
         assert told in printed
     said = [c.source for c in page().cells if c.cell_type == "markdown" and "LOWRANK_SKIP_SMOLLM2=1" in c.source]
     assert len(said) == 1 and "not the original" in said[0]

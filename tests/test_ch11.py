@@ -191,7 +191,7 @@ def test_the_figure_shows_the_file(results):
     figure = figures.freezing_front()
     runs, steps = front_page.recorded(results)
     assert figure.data["runs"]["lamda"] == runs["lamda"] and steps == 120 and len(runs["lamda as released"]) == 4
-    assert path(front_page.stairs(runs["lamda"], steps)) in figure.html
+    assert path(front_page.stairs(runs["lamda"], steps)) in figure.stage
     assert [frozen for _, frozen, _ in runs["lamda"]] == list(range(9))
     for step, frozen, _ in runs["lamda"]:
         assert exercises.get("ch11-front").reference(step, 8, 36) == frozen

@@ -195,7 +195,7 @@ def test_the_figure_moves_and_begins_as_drawn():
         page = figure_page.show(browser, figure.html, at_once=False)
         assert page.evaluate(shown) == names  # the first state is what Python wrote
         stage = page.evaluate("document.querySelector('.lo-stage').innerHTML.replaceAll(' ', '')")
-        plain = figure_page.show(browser, figure.html, script=False)
+        plain = figure_page.show(browser, figure_page.undrawn(figure).html)
         assert plain.locator("[data-row]").count() == len(names)
         assert plain.locator(".lo-stage").inner_html().replace(" ", "") == stage
         frames = "new Promise(done => setTimeout(done, 300))"  # what is asked for in one moment is drawn once

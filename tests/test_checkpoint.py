@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from test_switching import METHODS, adapted
 
 import lowrank_edu as lo
+from lowrank_edu.adapter_card import adapter_card
 
 TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -152,7 +153,7 @@ def test_saving_again_replaces_both_files(tmp_path):
     model = tiny()
     lo.load_adapter(model, tmp_path)
     assert torch.equal(logits(model), wanted)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [CONFIG, TENSORS]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", CONFIG, TENSORS]
 
 
 def test_one_folder_holds_one_format(tmp_path):
@@ -163,3 +164,32 @@ def test_one_folder_holds_one_format(tmp_path):
     lo.save_adapter(adapted("a", method=lo.FullFineTuning()), tmp_path, "a")
     with pytest.raises(ValueError, match="an adapter in another format"):
         saved(tmp_path)
+
+
+def test_a_folder_says_what_it_is_and_keeps_somebodys_own_words(tmp_path):
+    """README.md: base and method for whoever finds it, settings as text; one that is not ours is never written over."""
+    model, _ = lo.load_model("tiny-gpt2")
+    lo.adapt(model, lo.LoRA(r=4, target_modules=["c_attn"], dropout=0.1))
+    lo.save_adapter(model, tmp_path / "a")
+    page = (tmp_path / "a" / "README.md").read_text("utf-8")
+    assert "base_model: \"tiny-gpt2\"" in page and "library_name: \"peft\"" in page
+    assert "| `r` | `4` |" in page and "| `lora_dropout` | `0.1` |" in page and "PeftModel.from_pretrained" in page
+    lo.save_adapter(model, tmp_path / "own", format="own")
+    own = (tmp_path / "own" / "README.md").read_text("utf-8")
+    assert "LoRA, 12,288 numbers" in own and "PEFT does not read this format" in own
+    (tmp_path / "a" / "README.md").write_text("My best pirate.", "utf-8")
+    lo.save_adapter(model, tmp_path / "a")
+    assert (tmp_path / "a" / "README.md").read_text("utf-8") == "My best pirate."
+    hostile = adapter_card("adapter", {"r": "`|\n# Title"}, None, 1)
+    assert "\n# Title" not in hostile and "a model without a name" in hostile
+
+
+def test_our_own_format_names_its_base_and_older_folders_still_load(tmp_path):
+    model, _ = lo.load_model("tiny-gpt2")
+    lo.adapt(model, lo.LaMDA(r=2, target_modules=["c_attn"]))
+    lo.save_adapter(model, tmp_path / "a", format="own")
+    file = tmp_path / "a" / "lowrank_config.json"
+    config = json.loads(file.read_text("utf-8"))
+    assert config.pop("base_model_name_or_path") == "tiny-gpt2"
+    file.write_text(json.dumps(config), "utf-8")
+    lo.load_adapter(lo.load_model("tiny-gpt2")[0], tmp_path / "a")

@@ -1,6 +1,7 @@
 """The `lowrank` command: every command does what it says, a wrong flag costs no model, and failures have codes."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 import lowrank_edu as lo
 from lowrank_edu import shipped
-from lowrank_edu.cli import app
+from lowrank_edu.cli.app import app
 
 PIRATE, ARCHAIC = (shipped.ASSETS / "adapters" / name for name in ("pirate", "archaic"))
 COMMANDS = ("finetune", "merge", "inspect", "plan", "generate", "convert")
@@ -47,7 +48,7 @@ def test_help_shows_an_example_that_can_be_read_as_a_command(command):
 
 
 def test_help_loads_no_torch():
-    code = "import sys; from lowrank_edu.cli import app; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys; from lowrank_edu.cli.app import app; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -102,7 +103,7 @@ def test_errors_of_the_real_command_have_codes_and_no_traceback(tmp_path):
     (tmp_path / "bad.jsonl").write_text("{}\n")
     command = [sys.executable, "-m", "lowrank_edu.cli", "finetune", "--out", tmp_path / "new", "--steps", "1", "--data"]
     done = subprocess.run([*command, tmp_path / "bad.jsonl"], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("ValueError: bad.jsonl, line 1")
+    assert done.returncode == 1 and done.stderr.startswith("lowrank: bad.jsonl, line 1")
     assert len(done.stderr.splitlines()) == 1 and not done.stdout
 
 
@@ -259,3 +260,176 @@ def test_every_kind_of_method_trains_from_the_command_line(name, folder):
     assert said(*words)["steps"] == 12
     model, _ = lo.load_model()
     lo.load_adapter(model, folder / "mine")
+
+
+# ---- the manners of a first hour ----------------------------------------
+
+
+def flags_said(*words, code=2):
+    return " ".join(lowrank(*words, code=code).replace("│", " ").split())
+
+
+def named(folder, base):
+    """A copy of the pirate's folder that names another base."""
+    shutil.copytree(PIRATE, folder)
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text()) | {"base_model_name_or_path": base}
+    file.write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        ("tiny-gpt2", "tiny-gpt2"),
+        ("openai-community/gpt2", "gpt2"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m"),
+        ("smollm2-135m-instruct (dequantised from GGUF Q4_1)", "smollm2-135m"),
+        ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+    ],
+)
+@pytest.mark.parametrize("command", ["merge", "generate", "convert"])
+def test_the_base_comes_from_the_adapter(command, base, name, tmp_path, monkeypatch):
+    asked = []
+
+    def load(model):
+        asked.append(model)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr("lowrank_edu.models.load_model", load)
+    folder = named(tmp_path / "a", base)
+    words = ["--adapter", folder] if command == "generate" else [folder, "--out", tmp_path / "new"]
+    with pytest.raises(RuntimeError, match="enough"):
+        lowrank(command, *words)
+    assert asked == [name]
+
+
+def test_a_model_that_contradicts_the_adapter_is_refused(tmp_path, no_models):
+    text = flags_said("merge", PIRATE, "--out", tmp_path / "new", "--model", "gpt2")
+    assert "was trained on tiny-gpt2, and --model is gpt2" in text and not (tmp_path / "new").exists()
+    folder = named(tmp_path / "a", "a model of ours")
+    assert "its base is a model of ours" in flags_said("merge", folder, "--out", tmp_path / "new")
+    nameless = named(tmp_path / "b", None)
+    assert "does not say which model it was trained on" in flags_said("convert", nameless, "--out", tmp_path / "new")
+    other = named(tmp_path / "c", "gpt2")
+    text = flags_said("generate", "--adapter", PIRATE, "--adapter", other)
+    assert "different models" in text and "on tiny-gpt2" in text and "on gpt2" in text
+
+
+def test_a_hub_id_and_a_folder_are_models_and_other_words_are_not(tmp_path, no_models):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
+    run = ("finetune", "--data", tmp_path / "a.jsonl", "--out", tmp_path / "new", "--steps", 1, "--model")
+    for name in ("Qwen/Qwen3-0.6B", shipped.ASSETS / "tiny-gpt2"):
+        with pytest.raises(AssertionError, match="a model was loaded"):
+            lowrank(*run, name)
+    for name in ("../x", "a/b/c", "qwen3"):
+        assert "no owner/name on the hub" in flags_said(*run, name)
+
+
+def test_a_hub_id_without_a_network_says_how_to_get_it(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(RuntimeError, match=r"hf download nobody/nothing"):
+        lo.load_model("nobody/nothing")
+
+
+def test_no_code_of_a_models_folder_is_run(tmp_path):
+    """A folder whose config points to code of its own: refused by transformers, and the code has not run."""
+    source = shipped.ASSETS / "tiny-gpt2"
+    for file in source.iterdir():
+        shutil.copy(file, tmp_path)
+    config = json.loads((source / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n")
+    with pytest.raises(ValueError):
+        lo.load_model(str(tmp_path))
+    with pytest.raises(RuntimeError):
+        lo.memory.plan(str(tmp_path), None)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_plan_takes_every_way_of_naming_a_model(tmp_path):
+    shutil.copy(shipped.ASSETS / "tiny-gpt2" / "config.json", tmp_path)
+    ways = (["tiny-gpt2"], ["--model", "tiny-gpt2"], [tmp_path], ["tiny-gpt2", "--model", "tiny-gpt2"])
+    plans = [said("plan", *words, "--methods", "lora")["methods"] for words in ways]
+    assert all(plan == plans[0] for plan in plans) and plans[0]["lora"]["trainable"] > 0
+    assert "name one" in flags_said("plan", "gpt2", "--model", "llama-7b")
+    assert "name a model" in flags_said("plan")
+    with pytest.raises(ValueError, match=r"no shapes are written down for a model 'gpt5'; there are tiny-gpt2, gpt2"):
+        lowrank("plan", "gpt5")
+
+
+def test_text_that_the_tiny_model_never_read_is_said(tmp_path, capsys):
+    from lowrank_edu.cli.unseen import unseen_share, warn_of_unseen
+
+    _, tok = lo.load_model("tiny-gpt2")
+    known = lo.tokenize(tok, lo.corpus.mixture(200, seed=77, share=0.5))
+    foreign = lo.tokenize(tok, ["The capital of Norway is Oslo.", "Photosynthesis turns light into sugar."])
+    assert unseen_share(known) == 0 and unseen_share(foreign) > 0.5
+    warn_of_unseen(known)
+    assert capsys.readouterr().err == ""
+    warn_of_unseen(foreign)
+    said_of_it = capsys.readouterr().err
+    assert f"{unseen_share(foreign):.0%} of the tokens" in said_of_it and "--model smollm2-135m" in said_of_it
+
+
+def test_the_list_of_tokens_that_were_read_is_that_of_the_corpus():
+    from lowrank_edu.cli.unseen import SEEN
+
+    _, tok = lo.load_model("tiny-gpt2")
+    used = {tok.eos_token_id}
+    for text in lo.corpus.mixture(8000, 0, share=0.6):  # what the tokenizer was made from
+        used |= set(tok(text, add_special_tokens=False)["input_ids"])
+    assert sorted(used) == json.loads(SEEN.read_text())
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, None])
+def test_help_fits_eighty_columns_and_cuts_no_name(command):
+    words = [command] if command else []
+    clean = {**os.environ, "COLUMNS": "80", "TERM": "dumb"}
+    call = [sys.executable, "-m", "lowrank_edu.cli", *words, "--help"]
+    done = subprocess.run(call, capture_output=True, text=True, env=clean, check=True)
+    assert max(map(len, done.stdout.splitlines())) <= 80 and "…" not in done.stdout
+    assert "Example: lowrank" in " ".join(done.stdout.split())
+    assert "--no-" not in done.stdout, "a flag for what is off already"
+
+
+def test_tables_break_no_word_at_eighty_columns():
+    clean = {**os.environ, "COLUMNS": "80", "TERM": "dumb"}
+    for words in (["inspect", PIRATE], ["plan", "tiny-gpt2"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "lowrank_edu.cli", *words], capture_output=True, text=True, env=clean, check=True
+        )
+        rows = [line.split() for line in done.stdout.splitlines()[3:]]
+        names = {"0.attn.c_attn", "3.mlp.c_proj"} if words[0] == "inspect" else {"lora-fa", "adalora"}
+        assert names <= {row[0] for row in rows if row}, "one row, one line"
+
+
+def test_the_version_is_the_packages():
+    assert lowrank("--version") == f"lowrank {lo.__version__}\n"
+
+
+def test_qlora_is_told_as_what_it_is(tmp_path, no_models):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
+    run = ("finetune", "--data", tmp_path / "a.jsonl", "--out", tmp_path / "new", "--steps", 1)
+    assert "--method lora --quantize nf4" in flags_said(*run, "--method", "qlora")
+
+
+def test_without_typer_one_sentence_says_what_to_install():
+    code = "import sys; sys.modules['typer'] = None; from lowrank_edu.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == "lowrank needs typer, which is not installed: pip install typer rich\n"
+
+
+def test_an_error_that_nobody_foresaw_is_a_sentence_and_its_place_can_be_had(tmp_path):
+    code = (
+        "import lowrank_edu.inspecting as i\ndef broken(*_): raise KeyError('odd')\ni.inspect_adapter = broken\n"
+        "import sys; sys.argv = ['lowrank', 'inspect', sys.argv[1]]\nfrom lowrank_edu.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, str(PIRATE)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("lowrank: something unforeseen, KeyError: 'odd'.")
+    shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LOWRANK_TRACEBACK": "1"})
+    assert "Traceback" in shown.stderr and "in broken" in shown.stderr

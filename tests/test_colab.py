@@ -78,24 +78,40 @@ def test_complete_says_one_sentence_when_pip_cannot(capsys, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 1))
     colab.complete()
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 2 and "keeps its own" in said[0] and "Could not add" in said[1] and "peft" in said[1]
+    assert len(said) == 2 and "keeps its own torch is missing" in said[0]
+    assert "cells that train a model stop" in said[0], "which cells are concerned"
+    assert "Could not add" in said[1] and "peft" in said[1]
 
 
-def test_the_first_cell_stops_with_one_sentence_when_the_address_is_wrong(tmp_path):
-    """As on a machine without the package: the sentence names the zip, and nothing is half done."""
-    import setup_cell
+def test_setup_installs_on_a_hosted_machine_only(monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(colab, "complete", lambda: calls.append("complete"))
+    monkeypatch.setattr(colab, "installed_versions", lambda: {"numpy": "2.1.3", "torch": "2.4.0"})
+    monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    colab.setup()
+    said = capsys.readouterr().out
+    assert calls == [] and sys.executable in said and "is not the book's .venv" in said
+    assert "torch" in said and "transformers" in said and "peft" in said and "numpy," not in said
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab_20261101")
+    colab.setup()
+    assert calls == ["complete"] and capsys.readouterr().out == ""
 
-    cell = setup_cell.setup_cell("https://localhost:9/nobody/nothing", "main")
-    hide = (
-        "import importlib.util as u; find = u.find_spec\n"
-        "u.find_spec = lambda name, *a: None if name == 'lowrank_edu' else find(name, *a)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", hide + cell], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 1
-    assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
-    assert "lowrank-edu.zip" in done.stderr and "nobody/nothing" in done.stderr
+
+def test_setup_is_silent_where_nothing_is_missing(capfd):
+    colab.setup()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_is_needed_is_known_without_an_installation(monkeypatch):
+    """From a folder, pyproject.toml says what an installed package's metadata says."""
+    installed = {str(r) for r in colab.needed(metadata.requires("lowrank_edu"))}
+
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", missing)
+    assert {str(r) for r in colab.needed(colab.requirements())} == installed and len(installed) > 6
 
 
 def test_checkpoints_go_to_a_mounted_drive_and_stay_there(tmp_path, capsys):

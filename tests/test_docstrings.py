@@ -53,7 +53,7 @@ MODULES = """
     methods.common methods.lora methods.adalora methods.lorafa methods.vera methods.lamda methods.loraxs methods.aflora
     methods.whole methods.rivals methods.prompts methods.table
     adapting switching merging training batches history sampling resuming recomputing data records inspecting
-    checkpoint peft_format corpus checking passing running figures.live
+    layouts chats reporting saving models checkpoint peft_format corpus checking passing running figures.live
 """.split()
 
 

@@ -1,17 +1,19 @@
 """The figure component: same bytes everywhere, safe, labelled, small; and it moves in a real browser."""
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+from urllib.parse import unquote
 
 import figure_page
 import numpy as np
 import pytest
 
 from lowrank_edu import figures
-from lowrank_edu.figures import page
+from lowrank_edu.figures import page, spectra, still
 from lowrank_edu.figures.page import Button, Choice, Figure, Replay, Select, Slider, Toggle, pack, rounded
 
 DRAW = "(state, data, $) => { $.text('n', JSON.stringify(state)); return 'said ' + state.n; }"
@@ -38,6 +40,11 @@ def small(slug="small", **changes):
         "controls": controls,
     }
     return Figure(slug=slug, **(fields | changes))
+
+
+def still_of(html):
+    """The <svg> that a figure's <img> carries."""
+    return unquote(re.search(r'src="data:image/svg\+xml,([^"]*)"', html)[1]).replace("'", '"')
 
 
 def a_spectrum(**options):
@@ -88,7 +95,7 @@ def test_rounding():
 
 def test_data_and_draw_cannot_end_the_script():
     html = small(data={"text": "</script><b>\u2028 & <!--"}, draw="() => '</script>'").html
-    assert html.count("</script>") == 1 and "<!--" not in html and "\u2028" not in html
+    assert html.count("</script>") == 2 and "<!--" not in html and "\u2028" not in html  # the controls, the figure
     assert html.endswith("</script></figure>")
 
 
@@ -130,6 +137,10 @@ def test_alt_state_and_controls_are_there_for_other_front_ends():
         ({"data": {"x": [1.0, float("nan")]}}, ["data.x[1] is nan", "None"]),
         ({"data": {"x": object()}}, ["data.x is a object", "Convert"]),
         ({"stage": '<svg><g id="mine"/></svg>'}, ["id='mine'", "data-el"]),
+        ({"stage": "<canvas></canvas>"}, ["not one <svg>", "still=svg("]),
+        ({"stage": page.svg(9, 9, "<g class=a></g>")}, ["not well-formed", "<g class=a></g>", "Quote every attribute"]),
+        ({"panel": "<script>alert(1)</script>"}, ["script or a comment", "draw"]),
+        ({"panel": '<p id="mine"></p>'}, ["id='mine'", "data-el"]),
         ({"stage": '<img src="https://example.org/x.png">'}, ["web address", "Embed"]),
         ({"data": {"x": "y" * 60_000}}, ["bytes", "60,000", "pack()"]),
         ({"controls": [Toggle("a", "A"), Toggle("a", "B")]}, ["'a' twice", "one plain word"]),
@@ -196,7 +207,8 @@ def a_plot(scale=1.0):
 
 def test_a_plot_becomes_inline_svg_in_the_colours_of_the_page():
     html = a_plot().html
-    svg = re.search(r"<svg.*?</svg>", html, re.S)[0]
+    svg = a_plot().stage
+    assert svg[svg.index(">") + 1 : -len("</svg>")] in still_of(html)
     assert "var(--a)" in svg and "currentColor" in svg and "falls &amp; rises" in svg
     assert not re.search(r"#[0-9a-f]{6}|<metadata|http|xlink|\d\.\d{3}", svg)
     ids = re.findall(r'\sid="([^"]+)"', svg)
@@ -319,7 +331,7 @@ def test_the_still_picture_is_the_first_moving_one(browser):
     shown."""
     kinds = ["kept", "lost", "cut"]
     html = a_spectrum(r=4).html
-    still = [re.search(rf'data-el="{kind}"[^>]*\sd="([^"]*)"', html)[1] for kind in kinds]
+    still = [re.search(rf'data-el="{kind}"[^>]*\sd="([^"]*)"', still_of(html))[1] for kind in kinds]
     shown = figure_page.show(browser, html)
     for kind, path in zip(kinds, still, strict=True):
         numbers = [np.array(re.findall(r"-?[\d.]+", p), float) for p in
@@ -344,7 +356,89 @@ def test_light_and_dark_wide_and_narrow(browser, theme, blue, width):
     assert not shown.errors
 
 
+# ---- where scripts may not run -----------------------------------------------------------------------------
+
+
 def test_without_scripts_the_first_state_stands(browser):
     shown = figure_page.show(browser, a_spectrum(r=4).html, script=False)
-    assert shown.locator("[data-el=kept]").is_visible()
-    assert "Scripts are off" in shown.locator("noscript").inner_text()
+    image = shown.get_by_role("img", name="Bars of singular values")
+    assert image.is_visible() and image.bounding_box()["width"] > 100
+    assert image.evaluate("el => el.complete && el.naturalWidth > 100")
+    words = shown.locator("figure").inner_text().split("\n")
+    assert [line for line in words if line] == ["How much does each rank keep?", still.NOTE, spectra.CAPTION]
+    assert not shown.locator("[data-control]").count()
+
+
+def test_where_scripts_run_nothing_is_left_of_the_still_picture(browser):
+    shown = figure_page.show(browser, small().html)
+    assert shown.locator("img, .lo-still, script[type='text/html']").count() == 0
+    assert "trust" not in shown.locator("figure").inner_text()
+    assert shown.locator("[role=img]").get_attribute("aria-label") == "A dot." and not shown.errors
+
+
+ODD = "<text x=\"1\">50 % of 'W' &amp; #1: $&amp; $1 &lt;g&gt;\n   ΔW</text><path d='M0 0'/>"
+
+
+@pytest.mark.parametrize("figure", [a_spectrum(), small(stage=page.svg(300, 100, ODD) + "<p>a $& below</p>")])
+def test_the_picture_comes_out_of_the_image_as_it_went_in(browser, figure):
+    shown = figure_page.show(browser, figure_page.undrawn(figure).html)
+    same = """([stage]) => {
+        const made = document.createElement("div"), flat = el => el.innerHTML.replace(/\\s+/g, " ");
+        made.innerHTML = stage;
+        return [flat(made), flat(document.querySelector(".lo-stage"))];
+    }"""
+    sent, found = shown.evaluate(same, [figure.stage])
+    assert found == sent and "<svg" in found
+
+
+def test_the_legend_stands_under_the_still_picture():
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", still_of(a_spectrum().html).rsplit("</g>", 1)[1])
+    assert words == ["kept", "dropped"]  # not the lines that only the script draws
+    for panel in ("", page.key("c", "in a colour that the picture lacks")):
+        assert still_of(small(panel=panel).html).endswith("</g></svg>")
+
+
+def test_rules_of_a_figure_reach_its_still_picture_if_they_apply():
+    css = "#fig-small .box rect{fill:red}#fig-small .facts b{color:blue}"
+    stage = page.svg(300, 100, TEXT + '<g class="box"><rect width="9" height="9"/></g>')
+    sent = still_of(small(css=css, stage=stage).html)
+    assert ".box rect{fill:red}" in sent and "facts" not in sent
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_png_holds_its_numbers_whatever_packs_it(bits):
+    from PIL import Image
+
+    most = 2**bits - 1
+    levels = np.random.default_rng(0).integers(0, most + 1, (300, 256))
+    found = np.asarray(Image.open(io.BytesIO(still.png(levels, bits))).convert("L"))
+    assert np.array_equal(found, levels * (255 // most))
+
+
+def test_the_portrait_stands_still_as_the_page_draws_it_first(browser):
+    """16 greys of the copy of rank 1, against what the script paints on the canvas."""
+    from lowrank_edu.figures.picture import photograph
+
+    figure = figures.rank_picture(photograph(), r=3)
+    shown = figure_page.show(browser, figure.html)
+    read = """async src => {
+        const image = new Image(); image.src = src; await image.decode();
+        const paint = document.createElement("canvas"); [paint.width, paint.height] = [100, 120];
+        paint.getContext("2d").drawImage(image, 0, 0);
+        return [paint, document.querySelector("[data-el=picture]")].map(
+            el => [...el.getContext("2d").getImageData(0, 0, 100, 120).data].filter((_, i) => i % 4 === 0));
+    }"""
+    sent = re.search(r'href="(data:image/png[^"]*)"', still_of(figure.html))[1]
+    drawn, moving = np.array(shown.evaluate(read, sent))
+    assert np.abs(drawn - moving).max() <= 255 / 15 / 2 + 1 and np.ptp(moving) > 100
+
+
+@pytest.mark.parametrize("theme, ground", [("light", 1.0), ("dark", 0.1)])
+def test_the_still_picture_has_a_ground_of_its_own(browser, theme, ground):
+    """So it can be read on any page, whatever colours that page has."""
+    from matplotlib.image import imread
+
+    shown = figure_page.show(browser, a_spectrum().html, theme=theme, script=False)
+    pixels = imread(io.BytesIO(shown.locator("img").screenshot()))[..., :3]
+    edge, ink = pixels[12:20, 12:20].mean(), pixels.min() if theme == "light" else pixels.max()
+    assert abs(edge - ground) < 0.06 and abs(edge - ink) > 0.6

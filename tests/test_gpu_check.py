@@ -18,7 +18,8 @@ def test_without_a_gpu_it_says_what_to_do(monkeypatch, capsys):
 
 def test_a_clone_is_enough(tmp_path):
     """As on Colab: the package is not installed, and another folder is the current one."""
-    hidden = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]; import runpy; "
+    hidden = "import os, runpy, sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
+    hidden += "sys.path = [p for p in sys.path if not os.path.isdir(os.path.join(p, 'lowrank_edu'))]; "
     run = hidden + f"sys.argv = ['gpu_check', '--help']; runpy.run_path({gpu_check.__file__!r}, run_name='__main__')"
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-c", run], cwd=tmp_path, env=env, capture_output=True, text=True)

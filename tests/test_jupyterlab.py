@@ -1,4 +1,4 @@
-"""The live panel in a real JupyterLab: move a slider by keyboard, see both pictures change; mistakes stay inside."""
+"""A real JupyterLab: panels move by keyboard and mistakes stay inside them; chapters and figures open readable."""
 
 import json
 import re
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from lab import opened, output, run_all, run_cell, running_lab
+from lab import opened, output, run_all, run_cell, running_lab, trust
 
+from lowrank_edu import figures, methods, shipped
+from lowrank_edu.figures import quizzes, still
+from lowrank_edu.figures.picture import photograph
 from lowrank_edu.figures.trials import TRIALS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +24,14 @@ def best_copy(W, r):
 """
 SHOW = 'figures.try_yours("ch01-best", best_copy)'
 LOOP = "while r == 6:\n        pass"
+EVERY_FIGURE = {  # as the chapters show them
+    "rank_picture": lambda make: make(photograph()),
+    "spectrum": lambda make: make({"a photograph": photograph(), "its rows": photograph()[:80]}),
+    "merge_drift": lambda make: make(shipped.results("ch05_merge")),
+    "training_replay": lambda make: make(shipped.results("ch03_pirate")),
+    "method_table": lambda make: make(counts={row.name: 3072 for row in methods.table()}),
+}
+ALONE = {"loss_curve", "quiz", "try_yours"}  # a PNG, no figure, a panel
 NOTEBOOKS = {
     "right.ipynb": [SETUP, BEST.format(line=""), SHOW, 'lo.check("ch01-best", best_copy)', "lo.progress()"],
     "endless.ipynb": [SETUP, BEST.format(line=LOOP), SHOW, 'runs += 1\nprint("alive in run", runs)'],
@@ -37,6 +48,69 @@ def lab(tmp_path_factory):
             nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c.strip()) for c in cells], metadata=kernel)
             nbformat.write(nb, folder / "work" / name)
         yield found
+
+
+@pytest.fixture(scope="module")
+def downloaded(lab):
+    """{place: figure} of a notebook that this JupyterLab has never run: all figures, and a quiz at the end."""
+    names = [name for name in figures.__all__ if name not in ALONE]
+    shown = [EVERY_FIGURE.get(name, lambda make: make())(getattr(figures, name)) for name in names]
+    cells = []
+    for one in (*shown, figures.quiz("ch01")):
+        data = one._repr_mimebundle_()
+        made = nbformat.v4.new_output("execute_result", data=data, execution_count=1)
+        cells.append(nbformat.v4.new_code_cell("show", outputs=[made], execution_count=1))
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), lab.work / "downloaded.ipynb")
+    return dict(enumerate(shown))
+
+
+def lines(shown):
+    """What a person reads of some output."""
+    return [" ".join(line.split()) for line in shown.inner_text().splitlines() if line.strip()]
+
+
+def test_a_figure_that_is_not_trusted_is_a_picture_and_a_sentence(lab, browser, downloaded):
+    with opened(browser, lab, "downloaded.ipynb") as page:
+        for place, figure in downloaded.items():
+            shown = output(page, place)
+            shown.locator("img").wait_for()
+            assert lines(shown) == [figure.title, still.NOTE, " ".join(figure.caption.split())]
+            image = shown.get_by_role("img")
+            assert image.count() == 1 and image.get_attribute("alt") == figure.alt
+            assert image.is_visible() and image.bounding_box()["width"] > 100
+            assert image.evaluate("el => el.decode().then(() => el.naturalWidth)") > 100
+
+
+def test_a_quiz_that_is_not_trusted_asks_and_does_not_tell(lab, browser, downloaded):
+    questions = shipped.questions("ch01")
+    asked = [line for i, q in enumerate(questions, 1) for line in (f"{i}. {q['ask']}", *(o for o, _ in q["options"]))]
+    with opened(browser, lab, "downloaded.ipynb") as page:
+        shown = output(page, len(downloaded))
+        shown.get_by_text(questions[0]["ask"]).wait_for()
+        assert lines(shown)[1:] == [quizzes.NOTE, *(line.replace("`", "") for line in asked)]
+
+
+def test_a_figure_moves_by_keyboard_once_the_notebook_is_trusted(lab, browser, downloaded):
+    with opened(browser, lab, "downloaded.ipynb") as page:
+        output(page, 0).locator("img").wait_for()
+        trust(page)
+        place = next(i for i, figure in downloaded.items() if figure.slug == "storable-numbers")
+        shown = output(page, place)
+        got = shown.locator("[data-el=wanted]")
+        got.wait_for()
+        assert got.inner_text() == "0.0015" and not shown.locator("img").count()
+        assert still.NOTE not in shown.inner_text() and downloaded[place].caption in shown.inner_text()
+        slider = shown.get_by_role("slider")
+        press(slider, "ArrowRight")
+        page.wait_for_function("el => el.textContent === '0.0020'", arg=got.element_handle())
+        assert slider.get_attribute("aria-valuetext") == "0.0020"
+        assert page.locator("figure.lo-fig [data-control]").count() and not page.locator("figure.lo-fig img").count()
+        assert page.locator("figure.lo-fig[data-ready]").count() == len(downloaded)
+        asked = output(page, len(downloaded))
+        press(asked.get_by_role("radio").first, "ArrowDown")
+        assert asked.get_by_role("radio").nth(1).is_checked()
+        assert asked.locator(".lo-quiz-told:visible").count() == 1 and quizzes.NOTE not in asked.inner_text()
 
 
 def picture(panel, side):

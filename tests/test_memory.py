@@ -439,7 +439,7 @@ def test_lora_saves_gradients_and_optimizer_state_but_hardly_activations():
 
 
 @pytest.mark.parametrize("wrong, words", [
-    ({"model": "gpt5"}, "no shapes are written down for a model 'gpt5'; there are gpt2"),
+    ({"model": "gpt5"}, "no shapes are written down for a model 'gpt5'; there are tiny-gpt2, gpt2"),
     ({"model": 7}, "not a int"),
     ({"optimizer": "adam"}, "optimizer='adam' is not one of sgd"),
     ({"precision": "fp8"}, "precision='fp8' is not one of None, fp32"),
@@ -490,3 +490,38 @@ def test_planted_faults_are_seen(fault, monkeypatch):
         monkeypatch.setattr(accounting, "tensors_of", lambda model: {k: v for k, v in true(model).items() if "ad" in k})
     plan = memory.plan(tiny("llama"), method, batch=2, length=9)
     assert differences(plan, ledger)
+
+
+# ---- models of today, by their published configurations
+
+PUBLISHED = {  # numbers of parameters as their pages state them
+    "llama-3.2-1b": 1_235_814_400, "llama-3.2-3b": 3_212_749_824, "llama-3.1-8b": 8_030_261_248,
+    "llama-3.3-70b": 70_553_706_496, "smollm2-135m": 134_515_008, "mistral-7b": 7_248_023_552,
+    "qwen3-0.6b": 596_049_920, "qwen3-1.7b": 1_720_574_976, "qwen3-4b": 4_022_468_096, "qwen3-8b": 8_190_735_360,
+    "gemma-3-1b": 999_885_952, "tiny-gpt2": 2_068_416,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_model_of_today_has_the_numbers_that_it_is_known_for(name):
+    assert sum(p.numel() for p in skeleton(name).parameters()) == PUBLISHED[name]
+
+
+def test_the_text_model_of_gemma_3_4b_counted_by_hand():
+    d, inner, layers, heads, pairs, width, vocabulary = 2560, 10240, 34, 8, 4, 256, 262208
+    attention = d * width * (heads + 2 * pairs) + heads * width * d + 2 * width  # q, k, v; o; norms of q and k
+    block = attention + 3 * d * inner + 4 * d  # gate, up and down; four norms
+    assert sum(p.numel() for p in skeleton("gemma-3-4b").parameters()) == vocabulary * d + layers * block + d
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "qwen3-0.6b", "gemma-3-1b", "mistral-7b"])
+def test_lora_on_a_model_of_today_is_planned_from_its_shapes(name):
+    """r (d_in + d_out) for every linear layer of a block, with fewer heads for k and v than for q."""
+    config = configuration(name)
+    d, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    width = getattr(config, "head_dim", None) or d // config.num_attention_heads
+    q, kv = width * config.num_attention_heads, width * config.num_key_value_heads
+    sides = (d + q) + 2 * (d + kv) + (q + d) + 3 * (d + inner)
+    found = memory.plan(name, lo.LoRA(r=4, target_modules="all-linear"), batch=1, length=32)
+    assert found.trainable == 4 * layers * sides
+    assert found.weights == PUBLISHED[name] + found.trainable

@@ -181,7 +181,8 @@ def as_before_5_14(monkeypatch):
 def test_smollm2_is_a_real_language_model(no_network, monkeypatch):
     as_before_5_14(monkeypatch)
     model, tok = lo.load_model("smollm2-135m", device="cpu")
-    assert "dequantised from GGUF Q4_1" in model.config.name_or_path
+    assert model.config.name_or_path == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert model.config.dequantised_from == "GGUF Q4_1"
     assert (tok.eos_token, tok.eos_token_id, tok.pad_token_id) == ("<|im_end|>", 2, 2)  # in every transformers
     assert model.config.eos_token_id == model.generation_config.eos_token_id == 2
     (learnt,) = lo.tokenize(tok, ["Hello"])

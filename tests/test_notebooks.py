@@ -9,6 +9,7 @@ import json
 import re
 from pathlib import Path
 
+import address
 import nbformat
 import notebooks
 import pytest
@@ -175,39 +176,10 @@ def test_chapters_are_in_the_normal_form(path):
 @every_chapter
 def test_the_first_code_cell_is_the_generated_one_and_the_only_setup(path):
     code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    assert code[0].source == setup_cell.setup_cell(*setup_cell.address())
+    assert code[0].source == setup_cell.setup_cell(address.written())
     assert len(code[0].source.splitlines()) <= MAX_LINES
     assert code[0].outputs == []
-    assert [i for i, cell in enumerate(code) if "pip" in cell.source or "LOWRANK_EDU_SOURCE" in cell.source] == [0]
-
-
-def test_readme_and_citation_hold_the_address_of_the_configuration():
-    assert setup_cell.stale_files() == []
-    url, branch = setup_cell.address()
-    readme = (ROOT / "README.md").read_text("utf-8")
-    for label, target in setup_cell.link_definitions(url, branch).items():
-        assert f"[{label}]: {target}" in readme, f"README.md has no link definition [{label}]"
-    assert f'repository-code: "{url}"' in (ROOT / "CITATION.cff").read_text("utf-8")
-
-
-def test_one_line_moves_every_address(tmp_path):
-    config = tmp_path / "_config.yml"
-    config.write_text("repository:\n  url: https://github.com/someone/some-book/\n  branch: dev\n", "utf-8")
-    url, branch = setup_cell.address(config)
-    assert '"git+https://github.com/someone/some-book@dev"' in setup_cell.setup_cell(url, branch)
-    old = (ROOT / "README.md").read_text("utf-8")
-    new = setup_cell.rewrite_readme(old, url, branch)
-    before, after = (re.findall(r"github(?:\.com)?/([\w.-]+/[\w.-]+)", text) for text in (old, new))
-    assert len(before) == len(after) and set(after) == {"someone/some-book"}
-    assert "https://colab.research.google.com/github/someone/some-book/blob/dev/chapters/ch01_rank.ipynb" in new
-
-
-@pytest.mark.parametrize("url", ["", "github.com/a/b", "https://github.com/a", "http://github.com/a/b"])
-def test_an_address_that_cannot_work_is_refused(tmp_path, url):
-    config = tmp_path / "_config.yml"
-    config.write_text(f"repository:\n  url: '{url}'\n", "utf-8")
-    with pytest.raises(ValueError, match=r"repository\.url in _config\.yml is .* has to look like"):
-        setup_cell.address(config)
+    assert [i for i, cell in enumerate(code) if "pip" in cell.source] == [0]
 
 
 def test_normal_form_forgets_the_machine_and_keeps_the_text():

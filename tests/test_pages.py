@@ -5,7 +5,9 @@ import re
 import threading
 import urllib.request
 
+import missing
 import pages
+import sections
 import serve
 import unused
 
@@ -26,6 +28,52 @@ def test_a_page_gets_what_it_needs_and_twice_is_once():
     assert once.count("viewport") == 1 and 'role="complementary" aria-label="Book" class="bd"' in once
     assert 'title="Search" data-y' in once and "<summary><p>" in once and 'width="110" height="110"' in once
     assert pages.polished(once, "other") == once
+
+
+def test_only_the_search_page_loads_a_search_and_the_first_page_is_named_once():
+    names = ("_static/searchtools", "_static/language_data", "searchindex")
+    theirs = "".join(f'<script src="../{name}.js"></script>' for name in names)
+    plain = f"<head>{theirs}<title>Low-Rank &#8212; Low-Rank</title></head>"
+    assert pages.polished(plain, "") == "<head><title>Low-Rank</title></head>"
+    other = "<title>Notation &#8212; Low-Rank</title>"
+    assert pages.polished(other, "") == other
+    once = pages.polished(f'<head>{theirs}</head><div id="search-results"></div>', "")
+    scripts = ["_static/minisearch/minisearch.js", "_static/language_data.js", "sections.js", "_static/search.js"]
+    assert re.findall(r'<script defer src="(.*?)"', once) == scripts
+    assert pages.polished(once, "") == once
+
+
+PAGE = """<article class="bd-article"><section id="top"><h1>3. Name<a class="headerlink" href="#top">#</a></h1>
+<div class="cost">20 minutes</div><p>One
+sentence. <span class="math"><span class="katex-mathml"><math><mi>x</mi><annotation>x_tex</annotation></math></span>
+<span class="katex-html">x</span></span></p><section id="in"><h2>3.1. Inner</h2><p>Second.</p>
+<div class="exercise"><p class="admonition-title">Exercise</p><section id="exercise-content">
+<p>Difficulty ●○○ · 6 minutes</p><p>Do it.</p></section></div><details class="hint"><p>An answer.</p></details>
+<div class="highlight"><pre>print(1)</pre></div></section><p>Last.</p>
+<dl class="glossary"><dt id="term-a">a<a class="headerlink">#</a></dt><dd><p>The first.</p></dd></dl>
+<dl class="py function"><dt class="sig" id="p.f"><span class="pre">f</span></dt><dd><p>Does.</p></dd></dl>
+</section></article>"""
+
+
+def test_each_place_of_a_page_is_searched_with_its_own_words_and_without_the_page_s_machinery():
+    found = {part.url: part for part in sections.of_page(PAGE, "a.html")}
+    assert list(found) == ["a.html#top", "a.html#in", "a.html#term-a", "a.html#p.f"]
+    assert [(part.title, part.kind, part.text, part.code) for part in found.values()] == [
+        ("3. Name", "text", "One sentence. x\nLast.", ""),
+        ("3.1. Inner", "text", "Second.\nDo it.", "print(1)"),
+        ("a", "term", "The first.", ""),
+        ("p.f", "name", "Does.", ""),
+    ]
+    assert {part.page for part in found.values()} == {"3. Name"}
+
+
+def test_the_page_for_a_missing_address_is_put_inside_a_small_one_once():
+    page = '<html lang="en"><head>\n<title>Missing</title><script src="x.js"></script></head><body></body></html>'
+    once = missing.at_any_depth(page, "https://a.example/b/")
+    assert missing.at_any_depth(once, "https://a.example/b/") == once
+    assert once.count("<title>Missing</title>") == 1 and '<a href="https://a.example/b/index.html">' in once
+    assert 'src="x.js"' not in once  # a browser that reads ahead must not load it from the wrong folder
+    assert "example" not in missing.at_any_depth(page, "")
 
 
 def test_glyphs_leave_the_stylesheet_and_nothing_else_does():

@@ -14,6 +14,7 @@ import myst
 import nbformat
 import notebooks
 import pytest
+from address import Address
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,7 +145,7 @@ def test_every_link_leads_somewhere(path):
 
 def test_links_lead_to_the_books_address_once_it_has_one():
     text = "The [rank](../book/glossary.md#term-rank), [chapter 5](ch05_merge.ipynb), [a paper](https://arxiv.org/abs/1)."
-    home = book_links.published_at("https://github.com/someone/some-book")
+    home = Address("https://github.com/someone/some-book").home
     out = book_links.addressed(text, home)
     assert "[rank](https://someone.github.io/some-book/book/glossary.html#term-rank)" in out
     assert "[chapter 5](https://someone.github.io/some-book/chapters/ch05_merge.html)" in out
@@ -160,11 +161,6 @@ def test_a_copy_that_travels_alone_has_no_link_to_a_file_it_does_not_have():
             assert not re.search(r"\]\((?!https?://|#)", text), text
         absolute = "\n".join(told(book_links.detached(read(path), "https://a.github.io/b/")))
         assert "](../" not in absolute and ".ipynb)" not in absolute and "https://a.github.io/b/book/" in absolute
-
-
-def test_an_address_that_is_not_on_github_publishes_nothing():
-    assert book_links.published_at(None) is None
-    assert book_links.published_at("https://example.org/a/b") is None
 
 
 # ---- the same text for Sphinx

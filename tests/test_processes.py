@@ -104,6 +104,10 @@ def test_ctrl_c_in_one_stops_both_and_the_same_call_ends_as_if_nothing_had_been(
     assert sorted(p.name for p in (two[1] / "checkpoints").iterdir()) == ["step-000006", "step-000008"]
 
 
+def test_a_callback_that_ends_the_run_in_one_ends_it_in_both(two):
+    assert [told["callback"] for told, _ in two[0]] == [[[1, 2, 3], "on_step ended the run after step 3", [0, 3]]] * 2
+
+
 @pytest.mark.parametrize(("key", "words"), [
     ("other data", "process 1 was given another run than process 0: data"),
     ("other steps", "process 1 was given another run than process 0: steps 4 there and 3 here"),

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from lowrank_edu import corpus
@@ -39,8 +40,19 @@ def test_every_file_it_names_exists():
 
 def test_the_citation_file_is_complete():
     cff = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
-    assert {"cff-version", "message", "title", "authors", "version", "license", "repository-code"} <= set(cff)
+    assert {"cff-version", "message", "title", "authors", "version", "license"} <= set(cff)
     import lowrank_edu
 
     assert cff["version"] == lowrank_edu.__version__
     assert f'version = "{lowrank_edu.__version__}"' in (ROOT / "pyproject.toml").read_text("utf-8")
+
+
+def test_the_size_of_the_environment_is_the_one_that_make_makes():
+    """Within a tenth, in the README and in `make help`: the number on the page is measured, not remembered."""
+    environment = ROOT / ".venv"
+    assert environment.is_dir(), "this is measured in the environment that `make setup` makes"
+    size = sum(file.lstat().st_blocks * 512 for file in environment.rglob("*")) / 1e9
+    told = float(re.search(r"the environment, once \| [\w ]+ \| ([\d.]+) GB", README)[1])
+    assert told == pytest.approx(size, rel=0.1)
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert set(re.findall(r"([\d.]+) GB", makefile)) == {f"{told}"}

@@ -147,6 +147,8 @@ def main(folder):
     for name in SHARDED:
         out[f"sharded {name}"], tensors[f"sharded {name}"] = sharded(METHODS[name], folder / f"adapter-{name}", rank)
     out["stopped"] = stopped(folder / "checkpoints", rank)
+    _, history = run(METHODS["lora"], on_step=lambda step, loss, model: rank == 1 and step == 3)
+    out["callback"] = [history.step, history.stopped, history.eval_step]
     other = examples(seed=rank)
     out["other data"] = refused(rank, lambda: run(METHODS["lora"], data=other))
     out["other steps"] = refused(rank, lambda: run(METHODS["lora"], steps=3 + rank))

@@ -18,12 +18,6 @@ NEIGHBOUR = re.compile(r"^(?:\.\./)?((?:book/)?[\w/]+)\.(?:md|ipynb)(#[\w.-]+)?$
 PUBLISHED = re.compile(r"^https://\S+?/((?:book|chapters)/[\w/]+)\.html(#[\w.-]+)?$")
 
 
-def published_at(url: str | None) -> str | None:
-    """Where GitHub's pages of a repository lie, with a slash at the end; None for any other address."""
-    found = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+?)/?", url or "")
-    return f"https://{found[1]}.github.io/{found[2]}/" if found else None
-
-
 def to_neighbours(text: str) -> str:
     """Links to pages of the book, wherever it was published, as links to the files beside a chapter."""
 

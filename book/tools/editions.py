@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import address
 import nbformat
 import yaml
 from book_links import detached
@@ -106,10 +107,11 @@ def write(edition: str, paths: list[Path], out: Path = OUT) -> list[Path]:
     folder = out / edition / "chapters"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    written = []
+    where = address.found()
+    home, written = where.home if where else None, []
     for path in paths:
         nb = normalise(EDITIONS[edition](nbformat.read(path, as_version=4)))
-        (folder / path.name).write_text(dumps(detached(nb, None)), "utf-8")
+        (folder / path.name).write_text(dumps(detached(nb, home)), "utf-8")
         written.append(folder / path.name)
     return written
 
@@ -117,8 +119,7 @@ def write(edition: str, paths: list[Path], out: Path = OUT) -> list[Path]:
 def keep_inside(path: Path) -> None:
     """No button to Colab or the repository: both show the chapter with its solutions."""
     config = yaml.safe_load(path.read_text("utf-8"))
-    config["launch_buttons"] = {}
-    config["html"]["use_repository_button"] = False
+    config["sphinx"]["config"]["lowrank_students"] = True
     path.write_text(yaml.safe_dump(config), "utf-8")
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import address
 import lift
+import missing
 import nbformat
 import pages
 from book_links import detached
 from docstrings import as_rst
 from docutils import nodes
-from notebooks import dumps
-from setup_cell import address, colab_link
+from notebooks import cell_tags, dumps
+from setup_cell import setup_cell
 
 
 def without_live_code(app, page, template, context, doctree):
@@ -27,9 +29,31 @@ def described(item) -> str:
     return f"{getattr(item, 'filename', item)} {attributes.get('body', '')}".lower()
 
 
+PACKAGE = "_downloads/lowrank-edu.zip"  # make_book.py puts it there
+
+
+def buttons_lead_somewhere(app, config):
+    """The theme's buttons to the repository and to Colab, where there is a repository; else none of them."""
+    options, where = config.html_theme_options, address.found()
+    options.pop("repository_url", None)  # jupyter-book's own, where the configuration names none
+    if where is None or config.lowrank_students:
+        return
+    options |= {"repository_url": where.url, "repository_branch": where.branch}
+    options |= {"use_repository_button": True, "use_issues_button": True}
+    if where.on_github:
+        options["launch_buttons"] = {**options.get("launch_buttons", {}), "colab_url": "https://colab.research.google.com"}
+
+
 def follow_the_reader(app, config):
     """Light or dark as the reader's device asks. Without a value the theme logs an error on every page."""
     config.html_context.setdefault("default_mode", "auto")
+
+
+def named(app, config):
+    """The book's name beside its logo, and on a narrow window, where the menu is closed, beside the button for it."""
+    config.templates_path.append(str(Path(__file__).parent / "templates"))
+    config.html_theme_options["logo"] = {"text": config.html_title.split(":")[0]}
+    config.html_theme_options["article_header_start"] = ["toggle-primary-sidebar.html", "book-name.html"]
 
 
 def readable_docstrings(app, what, name, obj, options, lines):
@@ -57,17 +81,17 @@ def ways_to_use(app, page, template, context, doctree):
     cost = re.search(r'<div class="cost docutils">.*?</div>', context.get("body", ""), re.S)
     if not (page.startswith("chapters/") and cost):
         return
-    url, branch = address()
-    ways = {
-        "Run it on Colab": colab_link(url, branch, f"{page}.ipynb"),
-        "Download the notebook": context["pathto"](f"_sources/{page}.ipynb", 1),
-        "See its source": f"{url}/blob/{branch}/{page}.ipynb",
-    }
-    if not (app.config.html_theme_options.get("launch_buttons") or {}).get("colab_url"):
-        ways = {"Download the notebook": ways["Download the notebook"]}  # students' pages
-    mark = {"Download the notebook": " download"}
-    links = " · ".join(f'<a href="{link}"{mark.get(text, "")}>{text}</a>' for text, link in ways.items())
-    context["body"] = context["body"].replace(cost[0], f'{cost[0]}\n<p class="ways">{links}</p>', 1)
+    where, notebook = address.found(), f"{page}.ipynb"
+    download = f'<a href="{context["pathto"](f"_sources/{notebook}", 1)}" download>Download the notebook</a>'
+    if app.config.lowrank_students:
+        said = download
+    elif where is None:
+        package = f'<a href="{context["pathto"](PACKAGE, 1)}" download>the book\'s package</a>'
+        said = f"{download} and {package}: on Colab or Kaggle, upload both, then run the first cell."
+    else:
+        colab = f'<a href="{where.colab(notebook)}">Run it on Colab</a> · ' if where.on_github else ""
+        said = f'{colab}{download} · <a href="{where.file(notebook)}">See its source</a>'
+    context["body"] = context["body"].replace(cost[0], f'{cost[0]}\n<p class="ways">{said}</p>', 1)
 
 
 def papers_are_links(app, page, template, context, doctree):
@@ -78,12 +102,15 @@ def papers_are_links(app, page, template, context, doctree):
 
 
 def downloads_travel_alone(app, exception):
-    """A chapter that a reader downloads has no neighbours: its links lead to the book's address, or are words."""
+    """A chapter that is downloaded has no neighbours: links and first cell use the book's address, if it has one."""
     if exception or app.builder.format != "html":
         return
     home = pages.address(app) or None
     for path in (Path(app.outdir) / "_sources" / "chapters").glob("*.ipynb"):
-        path.write_text(dumps(detached(nbformat.read(path, as_version=4), home)), "utf-8")
+        nb = detached(nbformat.read(path, as_version=4), home)
+        setup = next(cell for cell in nb.cells if "setup" in cell_tags(cell))
+        setup.source = setup_cell(address.found())
+        path.write_text(dumps(nb), "utf-8")
 
 
 def setup(app):
@@ -91,8 +118,12 @@ def setup(app):
     app.connect("source-read", lift.lift_chapter)
     app.connect("env-get-updated", chapters_keep_their_numbers, priority=900)  # after Sphinx has counted
     app.connect("autodoc-process-docstring", readable_docstrings)
+    app.add_config_value("lowrank_students", False, "html")  # an edition whose pages lead to no solution
+    app.connect("config-inited", buttons_lead_somewhere)
     app.connect("config-inited", follow_the_reader)
+    app.connect("config-inited", named)
     app.connect("html-page-context", without_live_code, priority=900)
+    app.connect("html-collect-pages", missing.page)
     app.connect("html-page-context", pages.add_metadata)
     app.connect("html-page-context", ways_to_use)
     app.connect("html-page-context", papers_are_links)

@@ -13,12 +13,15 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_TIMEOUT = 1200  # seconds for one try; the whole book takes a few minutes
 STALL = re.compile(r"CellTimeoutError|DeadKernelError|Kernel didn't respond|timed out", re.I)
+RUNS = re.compile(r"reading sources\.\.\. \[ *\d+%\] (chapters/\S+)")  # then myst-nb runs it, if it has changed
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -64,19 +67,42 @@ def render(source: Path, out: Path) -> tuple[int, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "LOWRANK_PAGE": "1",  # no widgets, no file of a learner's progress
     }
+    lines, late = [], False
+    process = subprocess.Popen(
+        command, env=environment, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    ends = threading.Timer(BUILD_TIMEOUT, process.kill)
+    ends.start()
     try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=BUILD_TIMEOUT,
-        )
-    except subprocess.TimeoutExpired as late:
-        text = late.stdout or b""
-        return 124, (text.decode("utf-8", "replace") if isinstance(text, bytes) else text) + "\nthe build timed out"
-    return done.returncode, ANSI.sub("", done.stdout)
+        for line in process.stdout:
+            lines.append(ANSI.sub("", line))
+            if told := progress(lines[-1], source):
+                print(told, flush=True)
+        code = process.wait()
+    finally:
+        late = not ends.is_alive()
+        ends.cancel()
+    return (124, "".join(lines) + "\nthe build timed out") if late else (code, "".join(lines))
+
+
+def progress(line: str, source: Path) -> str | None:
+    """"chapter 4 of 13: ch04_start_scale" for the line with which jupyter-book begins to run a chapter, else None."""
+    begun = RUNS.search(line)
+    if not begun:
+        return None
+    chapters = [path.stem for path in sorted((source / "chapters").glob("*.ipynb"))]
+    name = Path(begun[1]).name.removesuffix(".ipynb")
+    return f"  chapter {chapters.index(name) + 1} of {len(chapters)}: {name}" if name in chapters else None
+
+
+def offer_package(target: Path) -> None:
+    """The package as a zip that pip installs, for readers of a book whose repository has no address."""
+    files = [ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")]
+    files += [file for file in (ROOT / "lowrank_edu").rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in sorted(files):
+            packed.write(file, Path("lowrank-edu", file.relative_to(ROOT)))
 
 
 def report(text: str) -> int:
@@ -100,6 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     if code:
         return report(text)
     index = options.out / "_build" / "html" / "index.html"
+    offer_package(index.parent / "_downloads" / "lowrank-edu.zip")
     print(f"the book is ready after {time.monotonic() - began:.0f} s: open {os.path.relpath(index)}")
     return 0
 

@@ -24,11 +24,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same order of additions, wh
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["LOWRANK_PAGE"] = "1"  # outputs for the page: no widgets, no file of a learner's progress
 
+import address
 import nbformat
+from book_links import addressed
 from myst import numbered, with_source
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from setup_cell import ROOT, address, setup_cell, stale_files
+from setup_cell import ROOT, setup_cell, stale_files
 
 CHAPTERS = ROOT / "chapters"
 CELL_TIMEOUT = 300  # seconds; chapter 7 is the longest and takes 180 in all
@@ -73,8 +75,8 @@ def execute(nb: nbformat.NotebookNode, folder: Path = CHAPTERS, timeout: int = C
 
 
 def first_cell() -> nbformat.NotebookNode:
-    cell = nbformat.v4.new_code_cell(setup_cell(*address()))
-    cell.metadata["tags"] = ["hide-input", "setup"]
+    cell = nbformat.v4.new_code_cell(setup_cell(address.written()))
+    cell.metadata["tags"] = ["hide-input", "nbval-ignore-output", "setup"]  # it says where it installs from, if it does
     cell.metadata["cellView"] = "form"  # folded on Colab
     cell.metadata["jupyter"] = {"source_hidden": True}  # and in JupyterLab
     return cell
@@ -101,9 +103,9 @@ def cell_tags(cell) -> list[str]:
 def normalise(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The normal form, in place: see the top of this file."""
     nb = with_setup(nb)
-    told = [cell for cell in nb.cells if cell.cell_type == "markdown"]
+    told, where = [cell for cell in nb.cells if cell.cell_type == "markdown"], address.written()
     for cell, text in zip(told, numbered([with_source(cell.source) for cell in told]), strict=True):
-        cell.source = text
+        cell.source = addressed(text, where.home if where else None)
     nb.nbformat, nb.nbformat_minor = 4, 5
     nb.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
     seen: dict[str, int] = {}

@@ -12,6 +12,9 @@ import re
 from html import escape, unescape
 from pathlib import Path
 
+import missing
+import sections
+from address import Address
 from unused import Words, needed
 
 # (what the theme writes, what a page gets instead)
@@ -31,6 +34,11 @@ CHANGES = [
     # a name that hides the visible text of a button: the text is its name
     (r'(<button class="btn search-button-field[^>]*?) aria-label="Search"', r"\1"),
     (r'<summary aria-label="Toggle hidden content">', "<summary>"),
+    # what the two buttons above a page are for (menu.js makes them work)
+    (r'title="Toggle primary sidebar"', 'title="Menu"'),
+    (r'title="Toggle secondary sidebar"', 'title="On this page"'),
+    # the first page is called as the book is
+    (r"<title>(.+?) &#8212; \1</title>", r"<title>\1</title>"),
     # every part of a page lies in a landmark, every heading of a list of links is one
     (r'(<div id="pst-primary-sidebar") class=', r'\1 role="complementary" aria-label="Book" class='),
     # roles that are withdrawn or that promise a list that is none
@@ -40,8 +48,14 @@ CHANGES = [
     # the first picture: its place is kept, and it is fetched before the scripts
     (r'(<img [^>]*class="landing")(?= src)', r'\1 width="1008" height="385" fetchpriority="high"'),
 ]  # fmt: skip
-# Search shows the words around what it finds: of a formula those of MathML, once
-EXCERPTS = ('[".headerlink", "script", "style"]', '[".headerlink", "script", "style", ".katex-html", "annotation"]')
+# The theme loads Sphinx's search on every page; only the search page searches, and it has its own (search.js)
+SPHINX_SEARCH = re.compile(
+    r'\s*<script[^>]*src="[^"]*(?:_static/searchtools|_static/language_data|(?<!\w)searchindex)\.js[^"]*"></script>'
+)
+SEARCH = "".join(
+    f'\n    <script defer src="{name}"></script>'
+    for name in ("_static/minisearch/minisearch.js", "_static/language_data.js", "sections.js", "_static/search.js")
+)
 # 20 kB of the theme's stylesheet that describe FontAwesome's glyphs, and its fonts
 GLYPHS = [
     r"@font-face\{[^}]*Font ?Awesome[^}]*\}",
@@ -58,6 +72,9 @@ def polished(html: str, options: str) -> str:
     """A page as it should be; `options` is the text of documentation_options.js, which later scripts need at once."""
     for pattern, instead in CHANGES:
         html = re.sub(pattern, instead, html)
+    html = SPHINX_SEARCH.sub("", html.replace(SEARCH, ""))
+    if 'id="search-results"' in html:
+        html = html.replace("</head>", f"{SEARCH}</head>")
     return OPTIONS.sub(lambda _: f"<script>{options}</script>", html)
 
 
@@ -82,9 +99,8 @@ def sheet(static: Path, names: tuple[str, ...], words: Words) -> str:
 
 def address(app) -> str:
     """Where the book will be read: `html_baseurl`, or GitHub's pages of the repository."""
-    theme = app.config.html_theme_options
-    found = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+?)/?", theme.get("repository_url", ""))
-    return app.config.html_baseurl or (f"https://{found[1]}.github.io/{found[2]}/" if found else "")
+    url = app.config.html_theme_options.get("repository_url")
+    return app.config.html_baseurl or (Address(url).home if url else None) or ""
 
 
 # Pages that Sphinx makes by itself
@@ -110,33 +126,24 @@ def add_metadata(app, page, template, context, doctree):
     """Description and social card of a page."""
     text = described(doctree) or LISTS.get(page, "")
     home, title = address(app), re.sub(r"<[^>]+>", "", context.get("title", ""))
-    if not text or not home:
+    if not text:
         return
     card = {
         "og:title": title, "og:description": text, "og:type": "article" if page.startswith("chapters/") else "website",
-        "og:url": f"{home}{page}.html", "og:image": f"{home}_static/cover.png", "og:site_name": app.config.html_title,
+        "og:site_name": app.config.html_title,
     }  # fmt: skip
+    if home:  # these have to be whole addresses
+        card |= {"og:url": f"{home}{page}.html", "og:image": f"{home}_static/cover.png"}
     tags = [f'<meta name="description" content="{escape(text)}" />']
     tags += [f'<meta property="{key}" content="{escape(str(value))}" />' for key, value in card.items()]
-    tags += [
-        '<meta name="twitter:card" content="summary_large_image" />',
-        f'<link rel="canonical" href="{home}{page}.html" />',
-    ]
+    if home:
+        tags += ['<meta name="twitter:card" content="summary_large_image" />']
+        tags += [f'<link rel="canonical" href="{home}{page}.html" />']
     context["metatags"] = context.get("metatags", "") + "\n    ".join(["", *tags])
 
 
-MISSING = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>This page is not here</title><meta name="robots" content="noindex">
-<style>body{{font:18px/1.5 system-ui;max-width:34rem;margin:4rem auto;padding:0 1rem;color-scheme:light dark}}
-</style></head><body><main><h1>This page is not here</h1>
-<p>Its rank is zero. <a href="{home}index.html">Begin at the first page</a>, or <a href="{home}search.html">search
-the book</a>.</p></main></body></html>
-"""
-
-
 def finish(app, exception):
-    """Polish every page of the build and write sitemap.xml, robots.txt, llms.txt and 404.html beside them."""
+    """Polish every page of the build and write sitemap.xml, robots.txt and llms.txt beside them."""
     if exception or app.builder.format != "html":
         return
     out = Path(app.outdir)
@@ -146,15 +153,16 @@ def finish(app, exception):
     for path in out.rglob("*.html"):
         if "_static" not in path.parts:
             rewrite(path, lambda html: bundled(polished(html, options), one_sheet))
-    rewrite(out / "_static" / "searchtools.js", lambda script: script.replace(*EXCERPTS))
+    rewrite(out / "404.html", lambda html: missing.at_any_depth(html, address(app)))
+    sections.write(out, app.env.found_docs)
     home, pages = address(app), told(out, app.env.found_docs)
     urls = "".join(f"<url><loc>{escape(home)}{page}.html</loc></url>\n" for page in sorted(pages))
     site = "http://www.sitemaps.org/schemas/sitemap/0.9"
-    files = {
-        "sitemap.xml": f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="{site}">\n{urls}</urlset>\n',
-        "robots.txt": f"User-agent: *\nAllow: /\nSitemap: {home}sitemap.xml\n",
+    sitemap = f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="{site}">\n{urls}</urlset>\n'
+    files = {"sitemap.xml": sitemap} if home else {}  # it has to hold whole addresses
+    files |= {
+        "robots.txt": "User-agent: *\nAllow: /\n" + (f"Sitemap: {home}sitemap.xml\n" if home else ""),
         "llms.txt": listed(app, home, pages),
-        "404.html": MISSING.format(home=home),
     }
     for name, text in files.items():
         (out / name).write_text(text, "utf-8")

@@ -1,79 +1,82 @@
-"""The first cell of every chapter, and every other line that holds the repository's address.
+"""The first cell of every chapter, and every other committed line that holds the repository's address.
 
-One line of `_config.yml` says where the book lives; this module derives the rest. `make address` writes it.
+`make address` writes them, from `_config.yml`. Without an address no cell installs from anywhere but beside it, and the
+README has no badge and no link to a repository.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
+import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import yaml
+import address
+from address import Address
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# The package is installed, or one folder up, or in a file beside the notebook, or at its address: in this order.
 SETUP = """\
-# The only setup. At home it imports the book's package; on Colab it fetches it first.
-import glob, importlib.util, os, subprocess, sys
+#@title Setup { display-mode: "form" }
+import glob, importlib.util, subprocess, sys
+sys.path += [".."] if glob.glob("../lowrank_edu/colab.py") else []
 if not importlib.util.find_spec("lowrank_edu"):
-    found = [os.environ.get("LOWRANK_EDU_SOURCE"), *glob.glob("lowrank-edu*.zip"), "git+{url}@{branch}"]
-    source = next(filter(None, found))
-    os.environ["GIT_TERMINAL_PROMPT"] = "0"
-    if subprocess.call([sys.executable, "-m", "pip", "install", "-qqq", "--no-deps", source]):
-        sys.exit(f"Could not fetch {{source}}. Private or moved? Upload lowrank-edu.zip, then run again.")
-    import lowrank_edu.colab
-    lowrank_edu.colab.complete()  # what the chapters need and Colab lacks, in versions that fit
-import lowrank_edu as lo
-from lowrank_edu import figures"""
+    names = "lowrank?edu*.[wz]*", "/kaggle/input/**/lowrank?edu*.[wz]*"
+    found = [f for n in names for f in glob.glob(n, recursive=True)]
+    print("Setup: installing the package from", *found[:1] or ["nowhere"])
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+    if subprocess.call([*pip, "--retries=0", *found[:1]]):
+        sys.exit("Setup stopped: put lowrank-edu.zip beside this notebook")
+import lowrank_edu as lo; lo.setup(); from lowrank_edu import figures"""
+FETCH = '    found += ["{archive}"]\n'
 
 
-def address(config: Path = ROOT / "_config.yml") -> tuple[str, str]:
-    """The repository's (url, branch) as `_config.yml` has them; ValueError when they cannot be used."""
-    repository = yaml.safe_load(config.read_text("utf-8")).get("repository") or {}
-    url, branch = str(repository.get("url", "")).rstrip("/"), str(repository.get("branch", "main"))
-    parts = urlsplit(url)
-    if parts.scheme != "https" or len(parts.path.strip("/").split("/")) < 2:
-        raise ValueError(
-            f"repository.url in {config.name} is {url!r}; it has to look like https://github.com/owner/name. "
-            "Correct that line and run `make address`."
-        )
-    return url, branch
-
-
-def setup_cell(url: str, branch: str) -> str:
+def setup_cell(where: Address | None) -> str:
     """The source of a chapter's first code cell."""
-    return SETUP.format(url=url, branch=branch)
+    before, after = SETUP.split("    print(")
+    return before + (FETCH.format(archive=where.archive) if where else "") + "    print(" + after
 
 
-def colab_link(url: str, branch: str, path: str) -> str:
-    """Where Colab opens a notebook of the repository (Colab reads repositories on GitHub)."""
-    owner_and_name = urlsplit(url).path.strip("/")
-    return f"https://colab.research.google.com/github/{owner_and_name}/blob/{branch}/{path}"
+def badges(where: Address | None) -> str:
+    """The README's first lines: do the tests pass, the first chapter on Colab, the rendered book."""
+    if where is None:
+        return ""
+    tests = f"{where.url}/actions/workflows/test.yml"
+    lines = [f"[![tests]({tests}/badge.svg?branch={where.branch})]({tests})"]
+    if where.on_github:
+        badge = "https://colab.research.google.com/assets/colab-badge.svg"
+        lines[0] += f"\n[![open in Colab]({badge})]({where.colab('chapters/ch01_rank.ipynb')})"
+        lines += [f"**Read the book: <{where.home}>**"]
+    return "\n\n".join(lines) + "\n\n"
 
 
-def link_definitions(url: str, branch: str) -> dict[str, str]:
-    """The README's Markdown link definitions, `[label]: target`, that hold the address."""
-    return {
-        "repository": url,
-        "zip": f"{url}/archive/refs/heads/{branch}.zip",
-        "issues": f"{url}/issues",
-        "tests": f"{url}/actions/workflows/test.yml",
-        "tests-badge": f"{url}/actions/workflows/test.yml/badge.svg?branch={branch}",
-        "colab": colab_link(url, branch, "chapters/ch01_rank.ipynb"),
-    }
+def contact(where: Address | None) -> str:
+    """Where to ask, and where the source is."""
+    if where is None:
+        return "Something is wrong or unclear? Tell the people from whom you have this copy.\n"
+    return (
+        f"Something is wrong or unclear? [Tell us]({where.url}/issues), or take a copy of "
+        f"[the repository]({where.url}) ([as a zip]({where.archive})) and improve it.\n"
+    )
 
 
-def rewrite_readme(text: str, url: str, branch: str) -> str:
-    """`text` with every known link definition pointing at the address."""
-    for label, target in link_definitions(url, branch).items():
-        text = re.sub(rf"^\[{label}\]: \S+$", f"[{label}]: {target}", text, flags=re.M)
+PARTS = {"badges": badges, "contact": contact}
+
+
+def rewrite_readme(text: str, where: Address | None) -> str:
+    """`text` with each of `PARTS` written anew between its two marks."""
+    for name, part in PARTS.items():
+        marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text = re.sub(marked, lambda mark, part=part: f"{mark[1]}{part(where)}{mark[2]}", text, flags=re.S)
     return text
 
 
-def rewrite_citation(text: str, url: str, branch: str) -> str:
-    """CITATION.cff with its `repository-code` pointing at the address."""
-    return re.sub(r'^repository-code: ".*"$', f'repository-code: "{url}"', text, flags=re.M)
+def rewrite_citation(text: str, where: Address | None) -> str:
+    """CITATION.cff with `repository-code` after the licence, or without it."""
+    text = re.sub(r"^repository-code: .*\n", "", text, flags=re.M)
+    line = f'repository-code: "{where.url}"\n' if where else ""
+    return re.sub(r"^(license: .*\n)", lambda kept: kept[0] + line, text, flags=re.M)
 
 
 DERIVED = {"README.md": rewrite_readme, "CITATION.cff": rewrite_citation}
@@ -85,9 +88,29 @@ def stale_files(write: bool = False) -> list[str]:
     for name, rewrite in DERIVED.items():
         path = ROOT / name
         text = path.read_text("utf-8")
-        wanted = rewrite(text, *address())
+        wanted = rewrite(text, address.written())
         if wanted != text:
             stale.append(name)
             if write:
                 path.write_text(wanted, "utf-8")
     return stale
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`make address`: put the address into `_config.yml`; the tools that read it do the rest."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("url", nargs="?", help="https://github.com/owner/name, or none; without it that of the remote")
+    options = parser.parse_args(argv)
+    if options.url == "none":
+        chosen = None
+    elif options.url:
+        chosen = address.checked(options.url)
+    elif (chosen := address.found()) is None:
+        print("No address: the remote origin is no https address. Say which: make address url=https://github.com/…")
+    address.write(chosen)
+    print(f"the repository's address: {chosen.url if chosen else 'none'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

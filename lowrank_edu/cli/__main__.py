@@ -1,6 +1,6 @@
 """`python -m lowrank_edu.cli` is the same as `lowrank`."""
 
-from .app import main
+from . import main
 
 if __name__ == "__main__":
     main()

@@ -5,25 +5,23 @@ from typing import Annotated
 
 import typer
 
-from .flags import JSON, MODEL, adapter_folder, known_model, new_folder, say_json
+from .bases import chosen
+from .flags import BASE, JSON, adapter_folder, new_folder, say_json
 
-HELP = (
-    "Write an adapter in another format: to PEFT's (a spectral start, LaMDA, LoRA-XS and others become the plain LoRA "
-    "that they equal), or to ours. The model is needed, because a start may be made of its weights."
-)
-EXAMPLES = "Example: lowrank convert my-pissa --model gpt2 --to peft --out my-lora"
+HELP = "Write an adapter in another format: PEFT's, as the plain LoRA that it equals, or ours."
+EXAMPLES = "Example: lowrank convert my-pissa --to peft --out my-lora"
 FOLDER = Annotated[Path, typer.Argument(help="The folder of the adapter.", callback=adapter_folder)]
 OUT = Annotated[Path, typer.Option(help="A new folder for the converted adapter.", callback=new_folder)]
 TO = Annotated[str, typer.Option(help="peft or own.")]
 
 
-def run(folder: FOLDER, out: OUT, to: TO = "peft", model: MODEL = "tiny-gpt2", as_json: JSON = False):
+def run(folder: FOLDER, out: OUT, to: TO = "peft", model: BASE = None, as_json: JSON = False):
     if to not in ("peft", "own"):
         raise typer.BadParameter(f"--to {to}: peft or own.")
-    known_model(model)
+    name = chosen(model, [folder])
     from .. import checkpoint, inspecting, models
 
-    base, _ = models.load_model(model)
+    base, _ = models.load_model(name)
     checkpoint.load_adapter(base, folder, trainable=False)
     checkpoint.save_adapter(base, out, format=to)
     found = inspecting.inspect_adapter(out)

@@ -8,51 +8,64 @@ from typing import Annotated
 
 import typer
 
-from .flags import JSON, MODEL, SEED, known_model, new_folder, say_json
-from .methods import known_method, make_method, targets
+from .flags import DATA, JSON, MEMORY, METHOD, MODEL, OUTPUT, SEED, TRAINING, known_model, new_folder, say_json
+from .methods import NAMES, known_method, make_method, targets
+from .unseen import warn_of_unseen
 
-HELP = "Train an adapter on a .txt, .md, .jsonl or .csv file. Run the same command again to resume after a stop."
-EXAMPLES = "Example: lowrank finetune --model gpt2 --data my.jsonl --method lora --r 8 --steps 500 --out my-adapter"
-FILE = Annotated[Path, typer.Option(help='.jsonl or .csv with "text" or "prompt" and "completion"; .txt, .md.')]
-OUT = Annotated[Path, typer.Option(help="A new folder for the adapter.", callback=new_folder)]
-CHECKPOINTS = Annotated[Path | None, typer.Option(help="Folder of the checkpoints; default: <out>.checkpoints")]
-RANK = Annotated[  # torchrun takes --r for an abbreviation of its own flags
-    int, typer.Option("--r", "--rank", min=1, help="Rank, or width of a bottleneck, or length of a prefix.")
-]
+HELP = "Train an adapter on your own text. The same command again goes on where it was stopped."
+EXAMPLES = "Example: lowrank finetune --model gpt2 --data my.jsonl --r 8 --steps 500 --out my-adapter"
 PRECISIONS, SCHEDULES = ("auto", "fp32", "bf16", "fp16"), ("constant", "linear", "cosine")
+
+
+def flag(panel, *names, help=None, **more):
+    """A flag in one of the help's panels; a truth value that is off has one name and no --no-…"""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+FILE = Annotated[Path, flag(DATA, metavar="FILE", help=".jsonl, .csv, .txt or .md: text, prompts, chats, Alpaca.")]
+OUT = Annotated[Path, flag(OUTPUT, metavar="FOLDER", help="A new folder for the adapter.", callback=new_folder)]
+RANK = Annotated[  # torchrun takes --r for an abbreviation of its own flags
+    int, flag(METHOD, "--r", "--rank", min=1, metavar="N", help="Rank, or width of a bottleneck, or prefix length.")
+]
+Whole = int | None
 
 
 def run(
     data: FILE, out: OUT, model: MODEL = "tiny-gpt2",
-    method: Annotated[str, typer.Option(help="lora, dora, pissa, vera, adalora, lamda, …")] = "lora",
+    max_length: Annotated[Whole, flag(DATA, min=2, metavar="N", help="Most tokens of an example.")] = None,
+    pack: Annotated[bool, flag(DATA, "--pack", help="Fill rows up to --max-length.")] = False,
+    stream: Annotated[bool, flag(DATA, "--stream", help="Read while training; needs --steps.")] = False,
+    eval_data: Annotated[Path | None, flag(DATA, metavar="FILE", help="Held-out text of the same kinds.")] = None,
+    method: Annotated[str, flag(METHOD, metavar="NAME", help=f"One of {', '.join(NAMES)}.")] = "lora",
     r: RANK = 8,
-    alpha: Annotated[float | None, typer.Option(help="Scale is alpha / r; default 2 r.")] = None,
-    target_modules: Annotated[str, typer.Option(help="all-linear, or names with commas.")] = "all-linear",
-    dropout: Annotated[float, typer.Option(min=0.0, max=0.99)] = 0.0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps; or give --epochs.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows of one forward pass on each device.")] = 8,
-    accumulate: Annotated[int, typer.Option(min=1, help="Forward passes in a step.")] = 1,
-    lr: Annotated[float, typer.Option(help="Learning rate; adapters usually want 1e-4 to 1e-2.")] = 1e-3,
-    schedule: Annotated[str, typer.Option(help="constant, linear or cosine.")] = "linear",
-    warmup_steps: Annotated[int, typer.Option(min=0)] = 0,
-    weight_decay: Annotated[float, typer.Option(min=0.0)] = 0.0,
-    max_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients at this norm.")] = None,
-    label_smoothing: Annotated[float, typer.Option(min=0.0, max=0.99)] = 0.0,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, a third more time.")] = False,
-    quantize: Annotated[str | None, typer.Option(help="nf4, fp4, int4 or int8 for the frozen layers.")] = None,
-    max_length: Annotated[int | None, typer.Option(min=2, help="Most tokens of an example.")] = None,
-    pack: Annotated[bool, typer.Option(help="Fill rows up to --max-length.")] = False,
-    stream: Annotated[bool, typer.Option(help="Read the data while training; needs --steps.")] = False,
-    eval_data: Annotated[Path | None, typer.Option(help="A file of the same kinds.")] = None,
-    eval_every: Annotated[int | None, typer.Option(min=1, help="Steps between evaluations.")] = None,
-    checkpoint_dir: CHECKPOINTS = None,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
-    plain: Annotated[bool, typer.Option(help="The book's plain path, not the fast one: equal to 1e-5.")] = False,
-    shard: Annotated[bool, typer.Option(help="Spread the frozen weights over the processes of torchrun.")] = False,
-    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard curves.")] = None,
-    seed: SEED = 0, as_json: JSON = False,
+    alpha: Annotated[float | None, flag(METHOD, metavar="X", help="The scale is alpha / r; default: 2 r.")] = None,
+    target_modules: Annotated[str, flag(
+        METHOD, metavar="NAMES", help="all-linear, or names with commas.")] = "all-linear",
+    dropout: Annotated[float, flag(METHOD, min=0.0, max=0.99, metavar="X", help="Of the adapter's input.")] = 0.0,
+    steps: Annotated[Whole, flag(TRAINING, min=1, metavar="N", help="Optimizer steps; or give --epochs.")] = None,
+    epochs: Annotated[Whole, flag(TRAINING, min=1, metavar="N", help="Passes over the data.")] = None,
+    batch_size: Annotated[int, flag(TRAINING, min=1, metavar="N", help="Rows of a forward pass, per device.")] = 8,
+    accumulate: Annotated[int, flag(TRAINING, min=1, metavar="N", help="Forward passes in a step.")] = 1,
+    lr: Annotated[float, flag(TRAINING, metavar="X", help="Learning rate; adapters usually want 1e-4 to 1e-2.")] = 1e-3,
+    schedule: Annotated[str, flag(TRAINING, metavar="NAME", help="constant, linear or cosine rate.")] = "linear",
+    warmup_steps: Annotated[int, flag(TRAINING, min=0, metavar="N", help="Steps in which the rate rises.")] = 0,
+    weight_decay: Annotated[float, flag(TRAINING, min=0.0, metavar="X", help="AdamW's.")] = 0.0,
+    max_grad_norm: Annotated[float | None, flag(TRAINING, metavar="X", help="Clip gradients at this norm.")] = None,
+    label_smoothing: Annotated[float, flag(TRAINING, min=0.0, max=0.99, metavar="X", help="0 is none.")] = 0.0,
+    eval_every: Annotated[Whole, flag(TRAINING, min=1, metavar="N", help="Steps between evaluations.")] = None,
+    seed: SEED = 0,
+    precision: Annotated[str, flag(MEMORY, metavar="NAME", help="auto, fp32, bf16 or fp16.")] = "auto",
+    quantize: Annotated[str | None, flag(
+        MEMORY, metavar="NAME", help="nf4, fp4, int4 or int8 for the frozen layers.")] = None,
+    gradient_checkpointing: Annotated[bool, flag(
+        MEMORY, "--gradient-checkpointing", help="Less memory, a third more time.")] = False,
+    shard: Annotated[bool, flag(MEMORY, "--shard", help="Spread frozen weights over torchrun's processes.")] = False,
+    plain: Annotated[bool, flag(MEMORY, "--plain", help="The book's plain path, not the fast one.")] = False,
+    checkpoint_dir: Annotated[Path | None, flag(
+        OUTPUT, metavar="FOLDER", help="For checkpoints; default: OUT.checkpoints")] = None,
+    checkpoint_every: Annotated[int, flag(OUTPUT, min=1, metavar="N", help="Steps between checkpoints.")] = 50,
+    tensorboard: Annotated[Path | None, flag(OUTPUT, metavar="FOLDER", help="For TensorBoard's curves.")] = None,
+    as_json: JSON = False,
 ):  # fmt: skip
     if (steps is None) == (epochs is None):
         raise typer.BadParameter("give --steps or --epochs, one of them.")
@@ -76,6 +89,8 @@ def run(
     base, tok = models.load_model(model)
     shape = {"max_length": max_length or getattr(base.config, "max_position_embeddings", None), "pack": pack}
     examples = Stream(data, tok, **shape) if stream else read_data(data, tok, **shape)
+    if model == "tiny-gpt2" and not stream:
+        warn_of_unseen(examples)
     report = adapting.adapt(base, row, seed=seed, quantize=quantize)
     sharded = shard or os.environ.get("ACCELERATE_USE_FSDP") == "true"
     if sharded:

@@ -1,4 +1,4 @@
-"""Flags that several commands share, how they are checked, and the two ways of printing."""
+"""Flags that several commands share, how they are checked, and the ways of printing."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,22 @@ from typing import Annotated
 
 import typer
 
-JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-MODEL = Annotated[
-    str,
-    typer.Option(help="tiny-gpt2, gpt2, gpt2-medium, …, smollm2-135m, or a folder that transformers can load."),
+from .bases import is_model
+
+DATA, METHOD, TRAINING, MEMORY, OUTPUT = (
+    "The data and the model",
+    "The method",
+    "Training",
+    "Memory and speed",
+    "What is written",
+)
+JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)]
+MODELS = "tiny-gpt2, gpt2 to gpt2-xl, smollm2-135m, owner/name on the hub, or a folder."
+MODEL = Annotated[str, typer.Option(metavar="NAME", help=MODELS, rich_help_panel=DATA)]
+BASE = Annotated[
+    str | None, typer.Option("--model", metavar="NAME", help="Default: the base that the adapter names.")
 ]
-SEED = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+SEED = Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.", rich_help_panel=TRAINING)]
 
 
 def adapter_folder(path: Path):
@@ -29,11 +39,13 @@ def new_folder(path: Path):
 
 
 def known_model(name: str):
-    """A name that load_model knows, or a folder with a model; the model itself is not touched."""
+    """A name that load_model can try; the model itself is not touched."""
     from ..models import NAMES
 
-    if name not in NAMES and not (Path(name) / "config.json").is_file():
-        raise typer.BadParameter(f"{name} is none of {', '.join(NAMES)}, and no folder with a config.json.")
+    if not is_model(name):
+        raise typer.BadParameter(
+            f"{name} is none of {', '.join(NAMES)}, no owner/name on the hub, and no folder with a config.json."
+        )
     return name
 
 
@@ -44,10 +56,11 @@ def say_json(value):
 
 def table(title, columns, rows):
     """Print a table; a column is (heading, "left" or "right")."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title=title, title_justify="left")
+    shown = Table(title=title, title_justify="left", padding=0, pad_edge=False, box=SIMPLE_HEAD)
     for heading, side in columns:
         shown.add_column(heading, justify=side, overflow="fold")
     for row in rows:

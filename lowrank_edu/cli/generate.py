@@ -5,26 +5,29 @@ from typing import Annotated
 
 import typer
 
-from .flags import JSON, MODEL, SEED, adapter_folder, known_model, say_json
+from .bases import chosen
+from .flags import BASE, JSON, SEED, adapter_folder, say_json
 
-HELP = "Continue a prompt with the base model and with each adapter, from the same random numbers."
-EXAMPLES = 'Example: lowrank generate --model gpt2 --adapter pirate --adapter poet --prompt "The ship"'
-ADAPTERS = Annotated[list[Path] | None, typer.Option("--adapter", help="Folder of an adapter; may be repeated.")]
-PROMPT = Annotated[str, typer.Option(help="Text to continue; empty: from the beginning.")]
-NUMBER = Annotated[int, typer.Option("-n", min=1, help="How many continuations of each.")]
-LENGTH = Annotated[int, typer.Option(min=1, help="Most new tokens.")]
-HEAT = Annotated[float, typer.Option(min=0.0, help="0 takes the most likely token each time.")]
+HELP = "Continue a prompt with the base model and with each adapter."
+EXAMPLES = 'Example: lowrank generate --adapter pirate --adapter poet --prompt "The ship"'
+ADAPTERS = Annotated[
+    list[Path] | None, typer.Option("--adapter", metavar="FOLDER", help="Of an adapter; may be repeated.")
+]
+PROMPT = Annotated[str, typer.Option(metavar="TEXT", help="Text to continue; empty: from the beginning.")]
+NUMBER = Annotated[int, typer.Option("-n", min=1, metavar="N", help="How many continuations of each.")]
+LENGTH = Annotated[int, typer.Option(min=1, metavar="N", help="Most new tokens.")]
+HEAT = Annotated[float, typer.Option(min=0.0, metavar="X", help="0 takes the most likely token each time.")]
 
 
 def run(
-    model: MODEL = "tiny-gpt2", adapter: ADAPTERS = None, prompt: PROMPT = "", n: NUMBER = 1,
+    model: BASE = None, adapter: ADAPTERS = None, prompt: PROMPT = "", n: NUMBER = 1,
     max_new_tokens: LENGTH = 80, temperature: HEAT = 1.0, seed: SEED = 0, as_json: JSON = False,
 ):  # fmt: skip
-    known_model(model)
     folders = [adapter_folder(folder) for folder in adapter or []]
+    name = chosen(model, folders)
     from .. import checkpoint, models, switching, training
 
-    base, tok = models.load_model(model)
+    base, tok = models.load_model(name)
     for number, folder in enumerate(folders):
         checkpoint.load_adapter(base, folder, f"adapter{number}", trainable=False)
     how = {"n": n, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
@@ -34,8 +37,8 @@ def run(
         switching.set_adapter(base, f"adapter{number}")
         told[str(folder)] = training.sample(base, tok, prompt, **how)
     if as_json:
-        say_json({"model": model, "prompt": prompt, "seed": seed, "texts": told})
+        say_json({"model": name, "prompt": prompt, "seed": seed, "texts": told})
         return
-    for name, texts in told.items():
+    for who, texts in told.items():
         for text in texts:
-            print(f"[{name}] {text}")
+            print(f"[{who}] {text}")

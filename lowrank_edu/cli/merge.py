@@ -5,22 +5,23 @@ from typing import Annotated
 
 import typer
 
-from .flags import JSON, MODEL, adapter_folder, known_model, new_folder, say_json
+from .bases import chosen
+from .flags import BASE, JSON, adapter_folder, new_folder, say_json
 
 HELP = "Bake an adapter into its model and write a full model that transformers loads."
-EXAMPLES = "Example: lowrank merge my-adapter --model gpt2 --out my-model"
+EXAMPLES = "Example: lowrank merge my-adapter --out my-model"
 FOLDER = Annotated[Path, typer.Argument(help="The folder of the adapter.", callback=adapter_folder)]
 OUT = Annotated[Path, typer.Option(help="A new folder for the merged model.", callback=new_folder)]
 
 
-def run(folder: FOLDER, out: OUT, model: MODEL = "tiny-gpt2", as_json: JSON = False):
+def run(folder: FOLDER, out: OUT, model: BASE = None, as_json: JSON = False):
+    name = chosen(model, [folder])
     import os
     import shutil
 
     from .. import adapting, checkpoint, models, switching
 
-    known_model(model)
-    base, tok = models.load_model(model)
+    base, tok = models.load_model(name)
     checkpoint.load_adapter(base, folder, trainable=False)
     layers = len(adapting.adapted_layers(base))
     switching.merge(base, keep_base=False)

@@ -14,6 +14,8 @@ FIXED = {  # extra settings of the rows that are LoRA
 
 def known_method(name: str):
     """The name of a method, or a wrong flag."""
+    if name == "qlora":
+        raise typer.BadParameter("QLoRA is LoRA on a quantised model: --method lora --quantize nf4.")
     if name not in NAMES:
         raise typer.BadParameter(f"{name} is none of {', '.join(NAMES)}.")
     return name

@@ -4,31 +4,45 @@ from typing import Annotated
 
 import typer
 
-from .flags import JSON, say_json, table
+from .flags import DATA, JSON, MEMORY, METHOD, TRAINING, say_json, table
 from .methods import known_method, make_method, targets
 
-HELP = "Plan the memory of a training step, method by method, from shapes alone; nothing is downloaded."
-EXAMPLES = "Example: lowrank plan llama-7b --batch-size 1 --length 512 --quantize nf4 --checkpointing"
+HELP = "Plan the memory of a training step, method by method, from shapes alone."
+EXAMPLES = "Example: lowrank plan llama-3.1-8b --length 512 --quantize nf4 --checkpointing"
 CARDS = {"T4": 16e9, "L4": 24e9, "A100 40GB": 40e9, "A100 80GB": 80e9}
 SPARE = 0.9  # of a card: our allowance for the CUDA context, workspaces and fragments
-MODEL = Annotated[str, typer.Argument(help="gpt2, llama-7b, gpt3-175b, … (an unknown name lists them all)")]
-METHODS = Annotated[str, typer.Option(help="Comma-separated; 'none' trains all weights in place.")]
-CARD = Annotated[float | None, typer.Option(min=0.1, help="Memory of your own card in GB (10⁹ bytes).")]
+USUAL = "none,lora,lora-fa,dora,vera,adalora,lamda,bitfit"
+NAME = "A name (another one lists them all), owner/name on the hub, or a folder with a config.json."
+MODEL = Annotated[str | None, typer.Argument(metavar="MODEL", help=NAME)]
+FLAG = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The same as MODEL.", rich_help_panel=DATA)]
+
+
+def flag(panel, *names, help, **more):
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
 def run(
-    model: MODEL, methods: METHODS = "none,lora,lora-fa,dora,vera,adalora,lamda,bitfit",
-    r: Annotated[int, typer.Option(min=1, help="Rank, or width of a bottleneck.")] = 8,
-    target_modules: Annotated[str, typer.Option(help="all-linear, or names with commas.")] = "all-linear",
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows.")] = 1,
-    length: Annotated[int, typer.Option(min=2, help="Tokens in a row.")] = 512,
-    precision: Annotated[str, typer.Option(help="Of the frozen weights: fp32, bf16, fp16, mixed.")] = "bf16",
-    quantize: Annotated[str | None, typer.Option(help="nf4, fp4, int4 or int8 for the linear layers.")] = None,
-    optimizer: Annotated[str, typer.Option(help="adamw, adamw8, sgd, …")] = "adamw",
-    checkpointing: Annotated[bool, typer.Option(help="Keep the inputs of blocks only.")] = False,
-    shards: Annotated[int, typer.Option(min=1, help="Processes that share the frozen weights (--shard).")] = 1,
-    memory: CARD = None, as_json: JSON = False,
+    model: MODEL = None, same: FLAG = None,
+    batch_size: Annotated[int, flag(DATA, min=1, metavar="N", help="Rows.")] = 1,
+    length: Annotated[int | None, flag(DATA, min=2, metavar="N", help="Tokens in a row; default: 512 at most.")] = None,
+    methods: Annotated[str, flag(
+        METHOD, metavar="NAMES", show_default=False, help="With commas; none trains all weights in place.")] = USUAL,
+    r: Annotated[int, flag(METHOD, min=1, metavar="N", help="Rank, or width of a bottleneck.")] = 8,
+    target_modules: Annotated[str, flag(
+        METHOD, metavar="NAMES", help="all-linear, or names with commas.")] = "all-linear",
+    optimizer: Annotated[str, flag(TRAINING, metavar="NAME", help="adamw, adamw8, sgd and others.")] = "adamw",
+    precision: Annotated[str, flag(MEMORY, metavar="NAME", help="fp32, bf16, fp16 or mixed.")] = "bf16",
+    quantize: Annotated[str | None, flag(MEMORY, metavar="NAME", help="nf4, fp4, int4 or int8 linear layers.")] = None,
+    checkpointing: Annotated[bool, flag(MEMORY, "--checkpointing", help="Keep the inputs of blocks only.")] = False,
+    shards: Annotated[int, flag(MEMORY, min=1, metavar="N", help="Processes that share frozen weights.")] = 1,
+    memory: Annotated[float | None, flag(MEMORY, min=0.1, metavar="GB", help="Of your own card, in 10⁹ bytes.")] = None,
+    as_json: JSON = False,
 ):  # fmt: skip
+    if model and same and model != same:
+        raise typer.BadParameter(f"the model is {model} and --model is {same}: name one.")
+    model = model or same
+    if model is None:
+        raise typer.BadParameter("name a model: lowrank plan gpt2")
     names = [name.strip() for name in methods.split(",")]
     for name in names:
         if name != "none":
@@ -37,7 +51,8 @@ def run(
     from ..architectures import configuration
     from ..memory import plan
 
-    configuration(model)  # an unknown name is one error, not one for each method
+    sees = getattr(configuration(model), "max_position_embeddings", 512)  # an unknown name is one error, not many
+    length = length or min(512, sees)
 
     cards = CARDS if memory is None else {f"{memory:g} GB": memory * 1e9}
     settings = {"batch": batch_size, "length": length, "precision": precision, "optimizer": optimizer}
@@ -67,9 +82,9 @@ def run(
         )
         for name, p in plans.items()
     ]  # fmt: skip
-    headings = ("trained, M", "weights", "gradients", "optimizer", "activations", "total")
+    headings = ("trained M", "weights", "grads", "optim", "activ", "total")
     columns = [("method", "left"), *((heading, "right") for heading in headings), ("fits on", "left")]
-    table(f"{model}, {batch_size} × {length} tokens, {quantize or precision}; GB", columns, rows)
+    table(f"{model}, {batch_size} × {length} tokens, {quantize or precision}; GB (10⁹ bytes)", columns, rows)
     print(f"A plan fits when it takes at most {SPARE:.0%} of a card; the rest is our allowance, not a measurement.")
     for name, why in refused.items():
         print(f"{name}: {why}")

@@ -4,7 +4,8 @@
 
 Every move of a slider runs both functions and draws both answers. The learner's runs in the sandbox of the
 checks: a mistake gets the sentence that `lo.check` would give, an endless loop is stopped, and the panel goes
-on. On a page of the book the same cell gives one sentence. Nothing newer than ipywidgets 7.7 is used.
+on. On a page of the book the same cell gives one sentence, without ipywidgets the two pictures of the start values.
+Nothing newer than ipywidgets 7.7 is used.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from ..checking import Result
 from ..checks import sandbox
 from ..checks.comparing import NotNumbers, as_array, parts
 from ..checks.judging import judge_case
+from ..missing import installed
 from ..running import for_the_page
 from .trials import TRIALS
 
 SECONDS = 2.0  # for one run of the learner's function; lo.check allows more
 VIEW = "application/vnd.jupyter.widget-view+json"
+NO_SLIDERS = "Sliders need the package ipywidgets, which is not installed here: `pip install ipywidgets`."
 
 
 def try_yours(exercise_id, yours=None):
@@ -36,7 +39,9 @@ def try_yours(exercise_id, yours=None):
     if exercise_id not in TRIALS:
         raise ValueError(f"there is no panel for {exercise_id!r}; there are: {', '.join(TRIALS)}.")
     trial = TRIALS[exercise_id]
-    return Invitation(trial) if yours is None or for_the_page() else Panel(trial, yours)
+    if yours is None or for_the_page():
+        return Invitation(trial)
+    return Panel(trial, yours) if installed("ipywidgets") else Comparison(trial, yours)
 
 
 class Invitation:
@@ -52,21 +57,12 @@ class Invitation:
         return {"text/plain": repr(self), "text/html": f'<p class="lo-check">{_rich(repr(self))}</p>'}
 
 
-class Panel:
-    """`sliders` {name: widget}, `picture` (an HTML widget) and `widget`, the whole; `look` makes the HTML."""
+class Comparison:
+    """Both functions on one case: `look` makes the HTML. Shown as it is, it stands at the start values."""
 
     def __init__(self, trial, yours):
-        import ipywidgets
-
         self.trial, self._yours = trial, yours
         self.exercise = replace(exercises.get(trial.id), seconds=SECONDS)
-        self.sliders = {control.name: _slider(control) for control in trial.controls}
-        self.picture = ipywidgets.HTML()
-        head = ipywidgets.HTML(f"<b>{html.escape(self.exercise.title)}: the book’s function and yours</b>")
-        self.widget = ipywidgets.VBox([head, *self.sliders.values(), self.picture])
-        for slider in self.sliders.values():
-            slider.observe(self._moved, names="value")
-        self._moved()
 
     @property
     def yours(self):
@@ -100,6 +96,30 @@ class Panel:
         """The picture of the learner's answer; in the sandbox, since an answer may be anything."""
         drawn = None if answer is None else sandbox.run(self.trial.draw, (case, answer), SECONDS).value
         return drawn or '<p style="opacity:.7">Nothing that can be drawn, yet.</p>'
+
+    def __repr__(self):
+        start = ", ".join(f"{control.name} = {control.start}" for control in self.trial.controls)
+        return f"Comparison {self.trial.id}: {start}. {NO_SLIDERS}"
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        shown = self.look(**{control.name: control.start for control in self.trial.controls})
+        return {"text/plain": repr(self), "text/html": f"{shown}<p>{_rich(NO_SLIDERS)}</p>"}
+
+
+class Panel(Comparison):
+    """`sliders` {name: widget}, `picture` (an HTML widget) and `widget`, the whole."""
+
+    def __init__(self, trial, yours):
+        import ipywidgets
+
+        super().__init__(trial, yours)
+        self.sliders = {control.name: _slider(control) for control in trial.controls}
+        self.picture = ipywidgets.HTML()
+        head = ipywidgets.HTML(f"<b>{html.escape(self.exercise.title)}: the book’s function and yours</b>")
+        self.widget = ipywidgets.VBox([head, *self.sliders.values(), self.picture])
+        for slider in self.sliders.values():
+            slider.observe(self._moved, names="value")
+        self._moved()
 
     def _moved(self, change=None):
         self.picture.value = self.look(**{name: slider.value for name, slider in self.sliders.items()})

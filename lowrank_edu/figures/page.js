@@ -5,6 +5,12 @@
   if (!fig || fig.dataset.ready) return;
   fig.dataset.ready = "1";
   const find = q => fig.querySelector(q), all = q => [...fig.querySelectorAll(q)];
+  // ---- what stands still gives way to what moves: its picture is taken out of the image (still.py)
+  const still = find(".lo-still"), moving = find("script[type='text/html']");
+  const sent = decodeURIComponent(still.querySelector("img").getAttribute("src"));
+  const picture = sent.slice(sent.indexOf("<g>") + 3, sent.lastIndexOf("</g>"));
+  still.insertAdjacentHTML("afterend", moving.textContent.replace("{picture}", () => picture));
+  still.remove(); moving.remove();
   const places = {};  // looked up once; a redraw has one frame, and the same holds for formats and colours below
   const $ = name => places[name] && places[name].isConnected ? places[name] : places[name] = find(`[data-el="${name}"]`);
   // ---- numbers, as the book prints them
@@ -77,6 +83,7 @@
   };
   unpack(data);
   // ---- controls -> state -> draw
+  all("input, select, button, summary").forEach(el => { el.dataset.lmSuppressShortcuts = "true"; });  // else JupyterLab takes the arrow keys
   const state = {}, inputs = all("[data-control]"), live = find(".lo-live");
   const shown = new Map(), list = text => text && JSON.parse(text);  // parsed once: a redraw has one frame
   const lists = new Map(inputs.map(el => [el, {values: list(el.dataset.values), labels: list(el.dataset.labels)}]));

@@ -3,7 +3,8 @@
 A subject module (`spectra.py`, …) computes the data and writes `draw(state, data, $)`; this module makes the
 page of it: ids that never change, labels, styles for light and dark, keyboard, announcements for screen
 readers (`page.js`, `page.css`). The same HTML comes out on every machine, so a committed notebook output can
-be compared byte for byte. It imports neither torch nor matplotlib.
+be compared byte for byte. Where scripts may not run it is a still picture (`still.py`). It imports neither torch
+nor matplotlib.
 """
 
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .controls import Button, Choice, Replay, Select, Slider, Toggle
+from .still import HOLE, NOTE, image, split
 
 __all__ = [
     "LIMIT",
@@ -47,6 +49,7 @@ class Figure:
     slug      the id on the page is fig-<slug>
     title     the question that it answers;  alt: what the picture shows;  caption: what to try
     stage     the picture's markup in the first state, so that it stands without scripts and in print
+    still     an <svg> of the first state, if the stage is not one itself
     panel     what changes beside the controls (`tiles`);  under: the same, under the picture
     draw      a JavaScript function (state, data, $) => sentence for screen readers
     data      numbers, text, lists, dicts, arrays; floats are rounded to `digits` significant digits
@@ -67,6 +70,7 @@ class Figure:
     panel: str = ""
     under: str = ""
     css: str = ""
+    still: str = ""
     wide: bool = False
     digits: int = 4
     html: str = field(init=False, repr=False)
@@ -199,20 +203,29 @@ def _page(f):
     for sign in "<>&\u2028\u2029":
         data = data.replace(sign, f"\\u{ord(sign):04x}")
     draw = f.draw.replace("</script", r"<\/script")  # the same in JavaScript, and it cannot end the script
-    side = "".join(control.html(me) for control in f.controls) + f.panel
-    side = f'<div class="lo-side">{side}</div>' if side else ""
-    picture = f'<div class="lo-stage" role="img" aria-label="{escape(f.alt)}">{f.stage}</div>'
-    if f.under:
-        picture = f'<div style="flex:3 1 300px;min-width:0;max-width:100%">{picture}{f.under}</div>'
-    still = "<noscript><p>Scripts are off: the picture shows its first state.</p></noscript>" if f.controls else ""
+    still = image(f.slug, f.still or f.stage, f.css, f.stage + f.panel + f.under, escape(f.alt))
+    note = f"<p>{NOTE}</p>" if f.controls else ""
     return (
         f'<figure class="lo-fig{" lo-wide" if f.wide else ""}" id="{me}" aria-labelledby="{me}-title">'
         f"<style>{_shared('page.css')}{f.css}</style>"
         f'<p class="lo-title" id="{me}-title">{escape(f.title)}</p>'
-        f'<div class="lo-row">{picture}{side}</div>'
-        f'<p class="lo-live" aria-live="polite"></p><figcaption>{escape(f.caption)}</figcaption>{still}'
+        f'<div class="lo-still">{still}{note}</div>'
+        f'<script type="text/html">{_moving(f, me)}</script>'
+        f'<p class="lo-live" aria-live="polite"></p><figcaption>{escape(f.caption)}</figcaption>'
         f'<script>(\n{_shared("page.js")}\n)(document.currentScript,"{me}",{data},\n{draw}\n)</script></figure>'
     )
+
+
+def _moving(f, me):
+    """What stands on the page where scripts run; a stage that is in the image already is not sent again."""
+    side = "".join(control.html(me) for control in f.controls) + f.panel
+    side = f'<div class="lo-side">{side}</div>' if side else ""
+    head, _, rest = split(f.stage)
+    stage = f.stage if f.still else f"{head}{HOLE}</svg>{rest}"
+    picture = f'<div class="lo-stage" role="img" aria-label="{escape(f.alt)}">{stage}</div>'
+    if f.under:
+        picture = f'<div style="flex:3 1 300px;min-width:0;max-width:100%">{picture}{f.under}</div>'
+    return f'<div class="lo-row">{picture}{side}</div>'
 
 
 def check_slug(slug):
@@ -231,6 +244,10 @@ def _check(f):
             raise ValueError(
                 f"figure {f.slug!r} has {name}={getattr(f, name)!r}; a figure needs text there. {_NEEDS[name]}"
             )
+    markup = f.stage + f.still + f.panel + f.under
+    if re.search(r"<!--|</?script", markup):
+        raise ValueError(f"figure {f.slug!r} has a script or a comment in its markup. Move what it does to draw.")
+    _check_borders(f.slug, markup)
     names = [control.name for control in f.controls]
     bad = [name for name in names if names.count(name) > 1 or not re.fullmatch(r"[A-Za-z]\w*", name)]
     if bad:
@@ -248,15 +265,20 @@ def _check_page(f):
             f"figure {f.slug!r} has {size:,} bytes, {data:,} of them data; a page figure may have {LIMIT:,}. "
             f"Show fewer frames, round to fewer digits, or pack() matrices."
         )
-    foreign = [i for i in re.findall(r'\sid="([^"]*)"', f.html) if not i.startswith(f"fig-{f.slug}")]
+    _check_borders(f.slug, f.html)
+
+
+def _check_borders(slug, markup):
+    """The figure's own ids, and no address: on a page it is one of many, and asks the network for nothing."""
+    foreign = [i for i in re.findall(r'\sid="([^"]*)"', markup) if not i.startswith(f"fig-{slug}")]
     if foreign:
         raise ValueError(
-            f"figure {f.slug!r} uses id={foreign[0]!r}, which another figure on the page may use too. Mark "
-            f"elements with data-el= and find them with $(name), or begin the id with fig-{f.slug}-."
+            f"figure {slug!r} uses id={foreign[0]!r}, which another figure on the page may use too. Mark "
+            f"elements with data-el= and find them with $(name), or begin the id with fig-{slug}-."
         )
-    if re.search(r"https?://(?!www\.w3\.org/2000/svg)", f.html):
+    if re.search(r"https?://(?!www\.w3\.org/2000/svg)", markup):
         raise ValueError(
-            f"figure {f.slug!r} contains a web address; a figure asks the network for nothing. Embed what it "
+            f"figure {slug!r} contains a web address; a figure asks the network for nothing. Embed what it "
             f"needs, and put links in the text beside it."
         )
 

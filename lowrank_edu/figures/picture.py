@@ -1,11 +1,13 @@
 """A photograph as a matrix: the page multiplies its best rank-r copy itself.   chapter 1"""
 
+from base64 import b64encode
 from importlib.resources import files
 
 import numpy as np
 
 from ..factor import break_even_rank, spectral_energy, truncated_svd
-from .page import Choice, Figure, Slider, meter, pack, script, tiles
+from .page import Choice, Figure, Slider, meter, pack, script, svg, tiles
+from .still import png
 
 SHOWN = {"copy": "the copy", "pattern": "what rank r adds", "rest": "what is missing"}
 
@@ -48,6 +50,7 @@ def rank_picture(picture, r=1, subject="A photograph", slug="picture"):
         controls=[Slider("r", "Rank r", range(1, most + 1), start=r), Choice("show", "Show", SHOWN)],
         data={"B": pack(B), "A": pack(A), "scale": scale, "kept": energy},
         stage=f'<canvas data-el="picture" width="{columns}" height="{rows}"></canvas>',
+        still=_still(B[:, :r], A[:r], scale[:r]),
         panel=tiles(
             ("energy", f"{100 * energy[r - 1]:.1f} %", "of the energy kept"),
             ("error", f"{100 * np.sqrt(max(0, 1 - energy[r - 1])):.1f} %", "error, ‖W − Wᵣ‖ / ‖W‖"),
@@ -68,6 +71,18 @@ def _bytes(picture):
     B = np.rint(127 * sign * U / top[0]).astype(np.int8)
     A = np.rint(127 * (Vt.T * sign / top[1]).T).astype(np.int8)
     return B, A, S * top[0] * top[1] / 127**2
+
+
+def _still(B, A, scale):
+    """The copy in 16 greys, as the page draws it first where scripts run."""
+    copy = (B * scale) @ A.astype(float)
+    levels = np.rint((np.clip(copy, -1, 1) + 1) * 7.5)
+    rows, columns = levels.shape
+    source = f"data:image/png;base64,{b64encode(png(levels, bits=4)).decode()}"
+    wide, tall = 300, f"{300 * rows / columns:g}"
+    return svg(
+        wide, tall, f'<image width="{wide}" height="{tall}" style="image-rendering:pixelated" href="{source}"/>'
+    )
 
 
 def _alt(energy, price):

@@ -5,6 +5,7 @@
   quiz.dataset.ready = "1";
   const sets = [...quiz.querySelectorAll("fieldset")], first = new Map();
   const score = quiz.querySelector("[data-el=score]"), live = quiz.querySelector(".lo-quiz-live");
+  quiz.querySelectorAll("input").forEach(el => { el.dataset.lmSuppressShortcuts = "true"; });  // else JupyterLab takes the arrow keys
   sets.forEach(set => set.addEventListener("change", event => {
     if (!first.has(set)) first.set(set, event.target.value === "right");
     const right = [...first.values()].filter(Boolean).length;

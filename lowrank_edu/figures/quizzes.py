@@ -2,7 +2,8 @@
 
 Questions are data, `assets/quizzes/<chapter>.json`, so that another edition translates them without touching code. The
 options are native radio buttons, so the keyboard works by itself; style sheets alone show what was written for the
-chosen option, so it also works where scripts are off; the script counts and announces (`quiz.js`).
+chosen option, so it also works where scripts are off; the script counts and announces (`quiz.js`). A notebook that is
+not trusted yet drops the styles and keeps `hidden`: there the questions stand without what each answer shows.
 """
 
 import re
@@ -11,8 +12,10 @@ from html import escape
 
 from .. import shipped
 from .page import check_slug, script
+from .still import TRUST
 
 TITLE = "{} questions on this chapter"
+NOTE = f"The answers are told once the cell has run: run it, or {TRUST}."
 COUNT = {3: "Three", 4: "Four", 5: "Five", 6: "Six"}
 
 
@@ -72,7 +75,7 @@ def _page(quiz):
     sets = "".join(_question(f"{me}-{i}", i, question) for i, question in enumerate(quiz.questions, 1))
     return (
         f'<section class="lo-quiz" id="{me}" aria-labelledby="{me}-title"><style>{script("quiz.css")}</style>'
-        f'<p class="lo-quiz-title" id="{me}-title">{title}</p>{sets}'
+        f'<p class="lo-quiz-title" id="{me}-title">{title}</p><p class="lo-quiz-note">{NOTE}</p>{sets}'
         f'<p class="lo-quiz-score" data-el="score"></p><p class="lo-quiz-live" aria-live="polite"></p>'
         f"<script>(\n{script('quiz.js')}\n)(document.currentScript)</script></section>"
     )
@@ -84,7 +87,7 @@ def _question(me, number, question):
         mark, kind = ("✓", "right") if k == question["right"] else ("✗", "wrong")
         rows.append(
             f'<div class="lo-quiz-row"><label><input type="radio" name="{me}" value="{kind}"> <span>{_text(option)}'
-            f'</span></label><p class="lo-quiz-told {kind}"><b>{mark}</b> {_text(shows)}</p></div>'
+            f'</span></label><p class="lo-quiz-told {kind}" hidden="hidden"><b>{mark}</b> {_text(shows)}</p></div>'
         )
     return f"<fieldset><legend>{number}. {_text(question['ask'])}</legend>{''.join(rows)}</fieldset>"
 

@@ -6,6 +6,7 @@ from .. import shipped
 from ..corpus.restaurants import restaurants, slot_accuracy
 from ..corpus.styles import get
 from .page import Choice, Figure, Replay, meter, script, tiles
+from .still import text_picture
 
 CAPTION = (
     "A recorded run: play it, or step with the arrow keys. Words that only this style has are marked. Every "
@@ -46,6 +47,7 @@ def training_replay(record, slug="replay", title="When does the style arrive?", 
         data={k: record[k] for k in ("style", "loss", "score", "texts", "floor")}
         | {"step": record["steps"], "marks": sorted(record.get("marks") or get(record["style"]).marks)},
         stage=f'<p class="text" data-el="text">{escape(record["texts"][0][0].strip())}</p>',
+        still=text_picture(record["texts"][0][0].strip()),
         panel=tiles(
             ("score", f"{100 * record['score'][0]:.0f} %", f"{record['style']} marks"),
             ("loss", f"{record['loss'][0]:.2f}", f"loss, nats per token (floor {record['floor']:.2f})"),

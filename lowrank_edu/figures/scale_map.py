@@ -104,7 +104,8 @@ def _stage(ranks, rates, shown, r, base):
                 f'<text x="{_middle(j):g}" y="{y + HIGH / 2 + 4:g}" text-anchor="middle">'
                 f"{_number(gap)}</text>"
             )
-        cells += f'<g data-set="r={ranks[i]}"{" class=mine" if ranks[i] == r else ""}>{line}</g>'
+        mine_too = ' class="mine"' if ranks[i] == r else ""
+        cells += f'<g data-set="r={ranks[i]}"{mine_too}>{line}</g>'
         if i:
             ridge += f"M{_middle(best(shown[i - 1])):.1f} {y - GAP}L{_middle(mine):.1f} {y + GAP}"
     heads = "".join(

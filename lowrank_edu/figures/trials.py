@@ -4,8 +4,6 @@ The function, the comparison and the sentences are the exercise's own. A picture
 whoever computed it; an answer that cannot be drawn raises here, and the panel says so.
 """
 
-import struct
-import zlib
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from ..exercises.ch09 import LEVELS
 from .energies import RANKS, whole
 from .page import Slider, path
 from .picture import photograph
+from .still import png
 
 BLUE, ORANGE = "#2f86c5", "#d55e00"  # both readable on a white and on a black ground
 WIDE, TALL = 340, 210
@@ -75,15 +74,7 @@ def _portrait(case, answer):
 
 def _png(grey):
     """A matrix from −1, black, to 1, white, as a PNG. (An import of matplotlib could be cut short by the sandbox.)"""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    levels = np.rint((np.clip(grey, -1, 1) + 1) * 127.5).astype(np.uint8)
-    rows = np.pad(levels, ((0, 0), (1, 0)))  # each row begins with its filter: none
-    size = struct.pack(">IIBBBBB", levels.shape[1], levels.shape[0], 8, 0, 0, 0, 0)  # 8 bits, grey
-    data = chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(rows.tobytes())) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + data
+    return png(np.rint((np.clip(grey, -1, 1) + 1) * 127.5))
 
 
 # ---- chapter 3: where a layer sends a circle -------------------------------------------------------------------------
