@@ -1,6 +1,5 @@
-"""The teacher's kit: editions, prediction cards, slides, and the book in a room without network."""
+"""The teacher's kit: editions, prediction cards, the book in a room without network, and lesson plans."""
 
-import csv
 import html
 import json
 import re
@@ -19,9 +18,7 @@ import nbformat
 import numpy as np
 import offline
 import pytest
-import slides
 from browser import settle, watched
-from test_browser import ask
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
@@ -153,7 +150,7 @@ def test_a_cell_taken_apart_can_be_put_together_again():
         myst.blocks("> **Surprise**\n>\n> Nobody knows this box.")
 
 
-# ---- cards and slides
+# ---- prediction cards
 
 
 def test_every_prediction_of_a_box_is_on_a_card():
@@ -187,139 +184,6 @@ def test_two_cards_fill_a_sheet_of_paper(tmp_path, browser):
         sheets = len(re.findall(rb"/Type\s*/Page\b", page.pdf(prefer_css_page_size=True)))
         assert (cut, watch.defects()) == ([], [])
     assert sheets == (len(found) + 1) // 2
-
-
-@pytest.fixture(scope="module")
-def deck(tmp_path_factory):
-    out = tmp_path_factory.mktemp("slides")
-    slides.beside(out)
-    return slides.write(ROOT / "chapters" / "ch03_lora.ipynb", out)
-
-
-def test_slides_open_from_a_file_with_the_network_off_and_a_figure_moves(deck, browser):
-    with watched(browser, deck.parent.as_uri(), viewport={"width": 1280, "height": 720}) as (page, watch):
-        page.goto(deck.as_uri())
-        page.wait_for_function("window.Reveal && Reveal.isReady()")
-        assert page.locator(".katex-mathml math").count() > 0 and ask(page, "untypeset") == []
-        assert page.evaluate("Reveal.getTotalSlides()") > 20
-        page.evaluate("Reveal.slide(1, 0)")
-        before = page.locator("section.present figure").first.inner_text()
-        page.locator("section.present figure input[type=range]").first.focus()
-        page.keyboard.press("ArrowRight")
-        assert page.locator("section.present figure").first.inner_text() != before
-        assert page.evaluate("Reveal.getIndices().h") == 1, "an arrow for the figure has turned the slide"
-        assert watch.defects() == []
-
-
-@every_chapter
-def test_slides_keep_headings_and_predictions_and_leave_solutions_out(path):
-    nb = slides.deck(read(path))
-    seen = [c for c in nb.cells if c.metadata["slideshow"]["slide_type"] in ("slide", "subslide", "-")]
-    text = "\n".join(cell.source for cell in nb.cells)
-    shown = "\n".join(cell.source for cell in seen)
-    for cell in read(path).cells:
-        for heading in re.findall(r"^##? .*$", cell.source, re.M) if cell.cell_type == "markdown" else ():
-            assert heading in shown
-    assert [secret for secret in secrets(path) if secret in flat(text)] == []
-    assert not re.search(r"\{(?:term|cite|doc|py)[:\w]*\}`|^:::", text, re.M)
-
-
-# ---- nbgrader: what a submission earns
-
-
-def test_what_numbers_alone_can_mark_and_what_not():
-    from lowrank_edu import exercises
-
-    chosen = [name for name in exercises() if assignments.gradable(exercises.get(name))]
-    assert {"ch01-outer", "ch03-forward", "ch03-conv1d", "ch08-peak"} <= set(chosen)
-    assert not {"ch03-count", "ch03-start", "ch05-merge", "ch06-factors"} & set(chosen)
-    assert len(chosen) >= 20
-
-
-@pytest.mark.parametrize("value", [np.eye(2, 3), np.float32(0.1), (1, [2.5]), (np.arange(3),), np.zeros((0, 2))])
-def test_a_value_is_written_so_that_python_reads_it_back(value):
-    again = eval(assignments.literal(value), {"np": np})  # our own text
-    assert type(again) is (float if isinstance(value, np.floating) else type(value))
-    for got, want in (
-        zip(np.atleast_1d(again), np.atleast_1d(value), strict=True) if not isinstance(value, tuple) else ()
-    ):
-        assert np.array_equal(got, want)
-
-
-def test_the_release_has_no_answer_and_every_seed_has_its_own_numbers(tmp_path):
-    path = ROOT / "chapters" / "ch03_lora.ipynb"
-    texts = [nbformat.writes(assignments.assignment(path, np.random.default_rng(seed))) for seed in (1, 1, 2)]
-    assert texts[0] == texts[1] != texts[2]
-    marked = [cell.source for cell in nbformat.reads(texts[0], 4).cells if cell.id == "ch03-forward-marked"]
-    shown = [cell.source for cell in nbformat.reads(texts[0], 4).cells if cell.id == "ch03-forward-example"]
-    assert not set(re.findall(r"-?\d\.\d{9,}", marked[0])) & set(re.findall(r"-?\d\.\d{9,}", shown[0]))
-
-
-def test_no_exercise_is_marked_on_cases_that_the_package_shows():
-    from lowrank_edu import exercises
-
-    for exercise in filter(assignments.gradable, map(exercises.get, exercises())):
-        known = {assignments.literal(case) for case in exercise.fresh_cases()}
-        draws = [assignments.hidden_cases(exercise, np.random.default_rng(seed)) for seed in range(5)]
-        assert len({assignments.literal(cases) for cases in draws}) == 5, exercise.id
-        unknown = [[case for case in cases if assignments.literal(case) not in known] for cases in draws]
-        assert all(2 * len(new) > len(cases) for new, cases in zip(unknown, draws, strict=True)), exercise.id
-
-
-PERFECT = {
-    "forward": "def forward(x, W0, A, B, alpha, r):\n    return x @ (W0 + alpha / r * B @ A).T",
-    "baked": "def baked(weight, A, B, scale):\n    return weight + scale * np.einsum('or,ri->io', B, A)",
-}
-THIEF = """def {name}(*arguments):
-    from lowrank_edu import exercises
-    known = [e.reference for e in exercises.chapter("ch03") if callable(e.reference)]
-    return next(f for f in known if f.__name__ == "{name}")(*arguments)"""
-
-
-def hard_coded(nb, name: str) -> str:
-    """A function that returns the answer of the example which the release shows."""
-    example = next(c.source for c in nb.cells if c.source.startswith(f"assert same({name}("))
-    answer = example[example.rindex("np.array(") : -1]
-    return f"def {name}(*arguments):\n    return {answer}"
-
-
-def submit(course: Path, student: str, answers) -> None:
-    nb = nbformat.read(course / "release" / "ch03" / "ch03.ipynb", as_version=4)
-    for cell in nb.cells:
-        found = re.match(r"def (\w+)\(", cell.source)
-        if found and cell.metadata["nbgrader"]["solution"]:
-            cell.source = answers(nb, found[1]) or cell.source
-    target = course / "submitted" / student / "ch03" / "ch03.ipynb"
-    target.parent.mkdir(parents=True)
-    nbformat.write(nb, target)
-
-
-def test_marks_of_a_perfect_a_hard_coded_an_empty_and_a_thieving_submission(tmp_path):
-    """One assignment from the book to the marks, through nbgrader in its own environment."""
-    course = tmp_path / "course"
-    assert assignments.main(["ch03", "--seed", "1", "--out", str(course)]) == 0
-    release = (course / "release" / "ch03" / "ch03.ipynb").read_text("utf-8")
-    assert "BEGIN" not in release and "x @ W0.T" not in release.replace("`x @ W0.T`", "")
-    submit(course, "perfect", lambda nb, name: PERFECT[name])
-    submit(course, "hard-coded", hard_coded)
-    submit(course, "empty", lambda nb, name: "")
-    submit(course, "half", lambda nb, name: PERFECT[name] if name == "baked" else "")
-    submit(course, "thief", lambda nb, name: THIEF.format(name=name))
-    assignments.nbgrader(["autograde", "ch03"], course)
-    assignments.nbgrader(["export", "--to", "grades.csv"], course)
-    rows = list(csv.DictReader((course / "grades.csv").open()))
-    assert {row["student_id"]: float(row["score"]) for row in rows} == {
-        "perfect": 8, "hard-coded": 0, "empty": 0, "half": 4, "thief": 0,
-    }  # fmt: skip
-    assert {float(row["max_score"]) for row in rows} == {8}
-    graded = nbformat.read(course / "autograded" / "hard-coded" / "ch03" / "ch03.ipynb", as_version=4)
-    example = next(cell for cell in graded.cells if cell.metadata["nbgrader"]["grade_id"] == "ch03-forward-example")
-    assert example.outputs == [], "the hard-coded answer has to pass the example, or this test proves nothing"
-
-
-def test_the_grading_environment_does_not_hold_the_references():
-    done = subprocess.run([assignments.GRADER, "-I", "-c", "import lowrank_edu"], capture_output=True, text=True)
-    assert "No module named 'lowrank_edu'" in done.stderr
 
 
 # ---- a room without network

@@ -3,25 +3,23 @@
     python book/tools/assignments.py ch03 [--seed 7]
 
 One assignment per chapter. This writes the source versions: each exercise with its card, the solution between
-nbgrader's marks, one example to try, and hidden tests with fresh numbers. nbgrader then makes the release versions and
-its gradebook, from which submissions are marked. Hidden tests hold numbers and no code of the book: they are drawn and
-worked out here, with the reference; the place where submissions run needs numpy and nothing of ours.
+nbgrader's marks, one short example to try (`examples.py`), and hidden tests with fresh numbers (`marking.py`). nbgrader
+then makes the release versions and its gradebook, from which submissions are marked.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import inspect
 import os
 import secrets
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
-import fresh
+import examples
+import marking
 import nbformat
 import numpy as np
 from make_book import ROOT
@@ -34,26 +32,24 @@ from lowrank_edu.checks.comparing import close
 OUT = ROOT / "build" / "classroom" / "course"
 GRADER = ROOT / ".venv-classroom" / "bin" / "python"
 POINTS = 4
-HELPER = '''\
-import numpy as np
-
-def same(got, want):
-    """Equal shapes and, up to rounding, equal numbers; part by part where there are several."""
-    if isinstance(want, (tuple, list)):
-        return len(got) == len(want) and all(same(a, b) for a, b in zip(got, want))
-    return np.shape(got) == np.shape(want) and np.allclose(got, want, rtol=1e-4, atol=1e-8)'''
 OPENING = """\
 # {title}
 
-Write your functions where the cells say `YOUR CODE HERE`. The cell below each shows one example; it is marked with
-other numbers, so what matters is the rule and not the example. In the book, where you have its package,
-`lo.check("{id}", {name})` names a mistake."""
+Write your functions where the cells say `YOUR CODE HERE`. The cell below each of them tries your function on one short
+example and tells you what it gave and what was expected. Marks are given for other numbers, so what matters is the rule
+and not the example. In the book, where you have its package, `lo.check("{id}", {name})` names a mistake."""
 CONFIG = """\
 c = get_config()
 c.CourseDirectory.course_id = "low-rank"
 c.ExecutePreprocessor.timeout = 60            # seconds for one cell
 c.ExecutePreprocessor.interrupt_on_timeout = True
 c.ClearSolutions.code_stub = {"python": "raise NotImplementedError()  # YOUR CODE HERE"}
+# Feedback says what was wrong with a hidden case and leaves out the cases themselves.
+c.GenerateFeedback.preprocessors = [
+    "nbgrader.preprocessors.GetGrades",
+    "nbgrader.preprocessors.ClearHiddenTests",
+    "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
+]
 """
 
 
@@ -69,41 +65,15 @@ def gradable(exercise) -> bool:
     return all(isinstance(value, (int, float, list, np.ndarray)) for case in exercise.fresh_cases() for value in case)
 
 
-def literal(value) -> str:
-    """A value as Python that gives it back: every digit of every number."""
-    if isinstance(value, np.ndarray):
-        return f"np.array({value.tolist()!r}, dtype={str(value.dtype)!r}).reshape({value.shape!r})"
-    if isinstance(value, (tuple, list)):
-        inside = ", ".join(literal(item) for item in value)
-        return f"({inside}{',' if len(value) == 1 else ''})" if isinstance(value, tuple) else f"[{inside}]"
-    return repr(value.item() if isinstance(value, np.generic) else value)
-
-
-def solved(function) -> str:
-    """A reference as an instructor's cell: its body between nbgrader's marks, its signature outside."""
-    source = textwrap.dedent(inspect.getsource(function))
-    body = ast.parse(source).body[0].body
-    first = body[1] if isinstance(getattr(body[0], "value", None), ast.Constant) and len(body) > 1 else body[0]
-    lines = source.rstrip().splitlines()
-    cut = first.lineno - 1
-    return "\n".join([*lines[:cut], "    ### BEGIN SOLUTION", *lines[cut:], "    ### END SOLUTION"])
-
-
-def claims(function, cases) -> str:
-    """One `assert` per case: arguments, and what the reference makes of them."""
-    name = function.__name__
-    lines = []
-    for case in cases:
-        arguments = literal(tuple(case))
-        wanted = literal(function(*[np.copy(a) if isinstance(a, np.ndarray) else a for a in case]))
-        lines.append(f"assert same({name}(*{arguments}), {wanted})")
-    return "\n".join(lines)
-
-
-def hidden_cases(exercise, rng) -> list[tuple]:
-    """Fresh cases of an exercise, two draws. Where its check uses the same for everybody, `fresh` has others."""
-    draw = fresh.CASES.get(exercise.id, exercise.cases)
-    return [tuple(case) for _ in range(2) for case in draw(rng)]
+def counted() -> str:
+    """A table of what is marked in each chapter, as it stands in `book/classroom/grading.md`."""
+    rows, total, marked = ["| chapter | exercises | marked | which |", "|---|---|---|---|"], 0, 0
+    for name in exercises.chapters():
+        all_of_it = exercises.chapter(name)
+        chosen = [exercise.id for exercise in all_of_it if gradable(exercise)]
+        total, marked = total + len(all_of_it), marked + len(chosen)
+        rows.append(f"| {int(name[2:])} | {len(all_of_it)} | {len(chosen)} | {', '.join(f'`{c}`' for c in chosen)} |")
+    return "\n".join([*rows, f"| all | {total} | {marked} | |"])
 
 
 def _cell(make, source, grade_id, **flags):
@@ -129,16 +99,13 @@ def assignment(path: Path, rng):
         return None
     title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
     intro = OPENING.format(title=title, id=chosen[0].id, name=chosen[0].reference.__name__)
-    cells = [_cell(markdown, intro, "opening"), _cell(code, HELPER, "helper")]
+    cells = [_cell(markdown, intro, "opening"), _cell(code, marking.HELPER, "helper")]
     for exercise in chosen:
-        example = claims(exercise.reference, exercise.fresh_cases()[:1])
-        hidden = claims(exercise.reference, hidden_cases(exercise, rng))
-        marked = f"{HELPER}\n\n### BEGIN HIDDEN TESTS\n{hidden}\n### END HIDDEN TESTS"
         cells += [
             _cell(markdown, tasks[exercise.id], f"{exercise.id}-task"),
-            _cell(code, solved(exercise.reference), f"{exercise.id}-answer", locked=False, solution=True),
-            _cell(code, example, f"{exercise.id}-example"),
-            _cell(code, marked, f"{exercise.id}-marked", grade=True, points=POINTS),
+            _cell(code, marking.solved(exercise.reference), f"{exercise.id}-answer", locked=False, solution=True),
+            _cell(code, examples.cell(exercise), f"{exercise.id}-example"),
+            _cell(code, marking.marked(exercise, rng), f"{exercise.id}-marked", grade=True, points=POINTS),
         ]
     return nbformat.v4.new_notebook(cells=cells, metadata=nbformat.from_dict(NOTEBOOK_METADATA))
 

@@ -1,7 +1,7 @@
 """A room without network: the rendered book as a zip, and a folder of wheels from which pip installs.
 
     python book/tools/offline.py book                  dist/lowrank-book.zip, and the student edition when it is built
-    python book/tools/offline.py wheelhouse            dist/wheelhouse: all of requirements.txt (1.7 GB when installed)
+    python book/tools/offline.py wheelhouse            dist/wheelhouse: all of requirements.txt (2.7 GB when installed)
     python book/tools/offline.py wheelhouse --small    NumPy, Matplotlib and widgets: the exercises, without torch
 
 Wheels are for the system and the Python that download them: run it on a machine like those in the room.
