@@ -105,12 +105,13 @@ browser: setup  ## find a browser for the tests, or install one
 test-unit: browser  ## the package alone
 	$(call say,testing the package)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests \
-	    --ignore=tests/test_notebooks.py --ignore=tests/test_book.py --ignore=tests/test_browser.py \
-	    --ignore=tests/test_print.py --ignore=tests/test_classroom.py
+	    --ignore=tests/test_notebooks.py --ignore=tests/test_plain_form.py --ignore=tests/test_book.py --ignore=tests/test_browser.py \
+	    --ignore=tests/test_print.py --ignore=tests/test_classroom.py --ignore=tests/test_assignments.py \
+	    --ignore=tests/test_slides.py
 
 test-notebooks: setup  ## the chapters: their form, and every output compared with a fresh run
 	$(call say,looking at the chapters)
-	$(PY) -m pytest tests/test_notebooks.py
+	$(PY) -m pytest tests/test_notebooks.py tests/test_plain_form.py
 	$(call say,running the chapters again and comparing every output)
 	$(PY) tests/strict_nbval.py
 
@@ -122,9 +123,9 @@ test-browser: book browser  ## every page in a real browser with the network off
 	$(call say,opening every page)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_browser.py tests/test_print.py
 
-test-classroom: book browser editions $(GRADER)/.pins  ## the teacher's kit: editions, slides, marks, no network (3 minutes)
+test-classroom: book browser editions $(GRADER)/.pins  ## the teacher's kit: editions, slides, marks, no network (5 minutes)
 	$(call say,testing the teacher's kit)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_classroom.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/test_classroom.py tests/test_assignments.py tests/test_slides.py
 
 test-portable: setup  ## the chapters on an older processor, with Colab's versions, and with the lowest versions
 	$(call say,running the chapters as an older processor computes them)
