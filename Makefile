@@ -45,7 +45,7 @@ $(VENV)/.package: pyproject.toml $(VENV)/.pins
 	@touch $@
 
 # ---------------------------------------------------------------- the book
-book: setup  ## run the chapters and render the book to _build/html (5 minutes the first time, then seconds)
+book: setup  ## run the chapters and render the book to _build/html (5 minutes the first time, then half a minute)
 	$(call say,running the chapters and rendering the book (5 minutes the first time))
 	$(PY) book/tools/make_book.py
 

@@ -8,7 +8,7 @@ _PEFT = """\
 ```python
 from peft import PeftModel
 
-model = PeftModel.from_pretrained(base_model, "this-folder")
+model = PeftModel.from_pretrained(model, "this-folder")  # a model loaded anew, with PEFT in place of lowrank_edu
 ```
 """
 _OURS = """\
@@ -41,7 +41,8 @@ def adapter_card(kind: str, config: dict, base: str | None, numbers: int) -> str
 ```python
 import lowrank_edu as lo
 
-lo.load_adapter(base_model, "this-folder")
+model, tokenizer = lo.load_model({json.dumps(base or "your-model")})
+lo.load_adapter(model, "this-folder")
 ```
 
 {how}
@@ -59,4 +60,5 @@ def is_ours(readme: Path) -> bool:
 def _cell(value) -> str:
     """A setting as text in a table: one line, and no sign that Markdown would read."""
     text = json.dumps(value, default=list, ensure_ascii=False)
-    return text.replace("`", "'").replace("|", "/").replace("\n", " ")[:300]
+    text = text.replace("`", "'").replace("|", "/").replace("\n", " ")
+    return text if len(text) <= 300 else text[:299] + "…"

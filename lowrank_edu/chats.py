@@ -17,8 +17,8 @@ def rendered(tok, turns, place, *, answer=False):
     """
     if not has_template(tok):
         raise ValueError(
-            f"{place}: a conversation needs a chat template, and this tokenizer has none. Take a model that has one, "
-            'such as smollm2-135m, set tok.chat_template, or write the row as "prompt" and "completion".'
+            f"{place}: a conversation needs a chat template, and this model has none. Take one that has, such as "
+            'smollm2-135m, or write the row as "prompt" and "completion". (In Python, tok.chat_template can be set.)'
         )
     messages = [{"role": role, "content": content} for role, content in turns]
     try:

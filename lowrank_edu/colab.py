@@ -7,13 +7,15 @@ other machine it installs nothing and says what is missing, and from which Pytho
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import tomllib
-from importlib import metadata
+import warnings
+from importlib import import_module, metadata
 from pathlib import Path
 
 # Colab's own: never installed, never moved, whatever their version is; and what stops where one is too old.
@@ -30,8 +32,7 @@ EXTRAS = ("gpt2", "peft")  # what the chapters use
 
 def needed(requirements: list[str], extras: tuple[str, ...] = EXTRAS) -> list:
     """The requirements that hold here, with these extras, as `packaging` objects."""
-    from packaging.requirements import Requirement
-
+    Requirement = _packaging().requirements.Requirement
     found = []
     for line in requirements:
         requirement = Requirement(line)
@@ -65,10 +66,21 @@ def plan(requirements: list, installed: dict[str, str]) -> tuple[list[str], list
     return install, hold, too_old
 
 
+def _packaging():
+    """The package `packaging`; in a bare Python, the copy that pip carries."""
+    for name in ("packaging", "pip._vendor.packaging"):
+        try:
+            import_module(f"{name}.requirements")
+            import_module(f"{name}.version")
+            return import_module(name)
+        except ModuleNotFoundError:
+            continue
+    raise RuntimeError("this Python has neither packaging nor pip, so it cannot be asked what is installed.")
+
+
 def installed_versions() -> dict[str, str]:
     """Lower-case name -> version of every installed distribution whose version pip can read."""
-    from packaging.version import InvalidVersion, Version
-
+    InvalidVersion, Version = _packaging().version.InvalidVersion, _packaging().version.Version
     versions = {}
     for dist in metadata.distributions():
         name = dist.metadata["Name"]
@@ -112,6 +124,7 @@ def setup() -> None:
     On Colab and Kaggle what is missing is installed (`complete`). Elsewhere nothing is: a sentence names this kernel's
     Python, what it lacks, and the two ways out.
     """
+    _spare_the_reader()
     if hosted():
         return complete()
     install, _, too_old = plan(needed(requirements()), installed_versions())
@@ -122,6 +135,14 @@ def setup() -> None:
             "versions that are too old. Choose the Python of .venv as the kernel (`make setup` makes it), or install "
             'them here: python -m pip install ".[peft]" in the book\'s folder. Cells that need none of them run.'
         )
+
+
+def _spare_the_reader() -> None:
+    """Two messages of other libraries, addressed to each other, that a learner would take for a failure."""
+    warnings.filterwarnings("ignore", message=r"`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    kernels = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    if not kernels.filters:  # on a CPU it looks for compiled kernels on a hub, and does without
+        kernels.addFilter(lambda record: "kernels-community" not in record.getMessage())
 
 
 def hosted() -> bool:

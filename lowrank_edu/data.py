@@ -11,7 +11,7 @@ from .records import read_records
 def read_data(source, tok, *, max_length=None, pack=False):
     """All of `source` as training examples for `train`: [{"input_ids", "labels", …}].
 
-    source      a .txt, .md, .jsonl or .csv file, or a dataset: see `records.read_records`
+    source      a .txt, .md, .jsonl, .json or .csv file, or a dataset: see `records.read_records`
     max_length  most tokens of an example. A longer text is cut into several, none of it is lost; a longer
                 prompt with its completion raises ValueError
     pack        put several examples into a row of up to max_length tokens; `train` keeps them apart with a mask
@@ -131,7 +131,7 @@ def _tokens(tok, record, max_length):
     if prompt:
         raise ValueError(
             f"{record.place}: prompt and completion take {len(ids)} tokens, more than max_length={max_length}. "
-            "Shorten them, or raise max_length up to what the model can see."
+            "Shorten them, raise max_length up to what the model can see, or take a model that sees more."
         )
     # neighbours share a token: the last one of a piece is seen in the next, so every token is predicted once
     return [_example(ids[at : at + max_length], 1) for at in range(0, len(ids) - 1, max_length - 1)]
@@ -143,7 +143,7 @@ def _conversation(tok, record, max_length):
     if max_length is not None and len(ids) > max_length:
         raise ValueError(
             f"{record.place}: the conversation takes {len(ids)} tokens, more than max_length={max_length}. "
-            "Shorten it, or raise max_length up to what the model can see."
+            "Shorten it, raise max_length up to what the model can see, or take a model that sees more."
         )
     ids = torch.tensor(ids, dtype=torch.long)
     return {"input_ids": ids, "labels": ids.where(torch.tensor(learnt), -100)}

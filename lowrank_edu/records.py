@@ -34,9 +34,9 @@ class Record:
 def read_records(source, offset=0, line=1):
     """Yield the records of a file or dataset, beginning at a byte `offset` (a row, for a dataset) and its line.
 
-    source  a path that ends in .txt or .md (a record is a paragraph: blank lines separate), .jsonl or .csv, or a
-            `datasets` dataset or any other iterable of dicts. Keys and columns: see `layouts`; all rows of a
-            source have the same
+    source  a path that ends in .txt or .md (a record is a paragraph: blank lines separate), .jsonl, .json (one list)
+            or .csv, or a `datasets` dataset or any other iterable of dicts. Keys and columns: see `layouts`; all rows
+            of a source have the same
     """
     first = None
     for record in _read(source, offset, line):
@@ -54,7 +54,7 @@ def _read(source, offset, line):
         yield from _rows(source, offset)
         return
     path = Path(source)
-    kinds = {".txt": _paragraphs, ".md": _paragraphs, ".jsonl": _json_lines, ".csv": _table}
+    kinds = {".txt": _paragraphs, ".md": _paragraphs, ".jsonl": _json_lines, ".json": _json_list, ".csv": _table}
     if path.suffix.lower() not in kinds:
         raise ValueError(f"{path.name}: data is a file that ends in {', '.join(kinds)}, not {path.suffix!r}.")
     if not path.is_file():
@@ -98,8 +98,21 @@ def _json_lines(path, offset, line):
             try:
                 row = json.loads(text)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{place}: expected a JSON object with {EXPECTED}; {error}.") from None
+                at = f"{error.msg} at character {error.colno}"
+                raise ValueError(f"{place}: expected a JSON object with {EXPECTED}; {at}.") from None
             yield _record(row, place, file.tell(), line)
+
+
+def _json_list(path, offset, line):
+    """The rows of a JSON file that is one list, as Alpaca's is; it is read whole, and `offset` counts rows."""
+    try:
+        rows = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path.name}: expected JSON in UTF-8; {error}. One object a line is .jsonl.") from None
+    if not isinstance(rows, list):
+        raise ValueError(f"{path.name}: expected a list of objects with {EXPECTED}; it is a {type(rows).__name__}.")
+    for number, row in enumerate(rows[offset:], offset + 1):
+        yield _record(row, f"{path.name}, row {number}", number, number + 1)
 
 
 def _table(path, offset, line):

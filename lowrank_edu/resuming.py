@@ -114,7 +114,7 @@ class Checkpoints:
         if different:
             raise ValueError(
                 f"{places[-1]} is of another run, so it would not end as that one: {'; '.join(different)}. Make them "
-                "equal, or name a new checkpoint_dir."
+                "equal, or name a new folder for checkpoints (checkpoint_dir)."
             )
         here = trained_state(self.model)
         if set(here) != set(state["weights"]):

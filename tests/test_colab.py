@@ -145,3 +145,30 @@ def test_a_drive_that_cannot_be_written_to_is_told_apart(tmp_path, capsys):
 def test_a_checkpoint_folder_has_a_plain_name(tmp_path, name):
     with pytest.raises(ValueError, match="plain folder name"):
         colab.checkpoint_folder(name, tmp_path, tmp_path)
+
+
+def test_a_bare_python_is_asked_with_the_copy_that_pip_carries(monkeypatch):
+    """A virtual environment without `packaging`: setup still says what is missing."""
+    wanted = names(colab.needed(REQUIREMENTS))
+    monkeypatch.setitem(sys.modules, "packaging", None)
+    for name in [name for name in sys.modules if name.startswith("packaging.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert names(colab.needed(REQUIREMENTS)) == wanted
+    assert "numpy" in colab.installed_versions()
+
+
+def test_two_messages_that_no_learner_can_act_on_are_left_out_and_no_others(recwarn, caplog):
+    import logging
+    import warnings
+
+    kernels = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    with warnings.catch_warnings():
+        colab.setup()
+        colab.setup()
+        assert len(kernels.filters) == 1
+        warnings.warn("`is_gradient_checkpointing` is deprecated.", FutureWarning, stacklevel=1)
+        warnings.warn("`something_else` is deprecated.", FutureWarning, stacklevel=1)
+    kernels.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "no kernels")
+    kernels.warning("Something that matters.")
+    assert [str(w.message) for w in recwarn if w.category is FutureWarning] == ["`something_else` is deprecated."]
+    assert [record.getMessage() for record in caplog.records] == ["Something that matters."]

@@ -84,12 +84,26 @@ def test_a_real_dataset_streams(tmp_path, tok):
         ("a.csv", 'id,text\n1,"a" b\n', ["line 2", "expected 2 cells"]),
         ("a.txt", b"ok\n\n\xff\xfe", ["a.txt, byte 4", "UTF-8"]),
         ("a.pdf", "x", ["a.pdf", ".jsonl", "'.pdf'"]),
+        ("a.json", '[{"text": "x"}, {"text": 3}]', ["a.json, row 2", "'text'", "found 3"]),
+        ("a.json", '{"text": "x"}', ["a.json", "a list of objects", "dict"]),
+        ("a.json", '{"text": "x"}\n{"text": "y"}\n', ["a.json", "expected JSON", ".jsonl"]),
     ],
 )
 def test_a_bad_line_is_named_with_what_was_expected(tmp_path, name, text, words):
     with pytest.raises(ValueError) as error:
         list(read_records(written(tmp_path, name, text)))
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_json_list_is_read_like_its_lines_and_from_any_row(tmp_path, tok):
+    rows = [{"instruction": f"Say {n}.", "input": "", "output": f" {n}"} for n in range(5)]
+    listed = written(tmp_path, "a.json", "\ufeff" + json.dumps(rows, indent=2))
+    lines = written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    found = list(read_records(listed))
+    assert [(r.prompt, r.text) for r in found] == [(r.prompt, r.text) for r in read_records(lines)]
+    assert [r.text for r in read_records(listed, found[1].offset, found[1].line)] == [r.text for r in found[2:]]
+    stream, same = Stream(listed, tok), Stream(lines, tok)
+    assert all(torch.equal(next(stream)["input_ids"], next(same)["input_ids"]) for _ in range(7))
 
 
 def test_a_missing_file_and_a_wrong_length_are_errors(tmp_path, tok):

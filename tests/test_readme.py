@@ -1,6 +1,8 @@
 """The README's Python runs as printed, and does what its comments say."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,19 @@ def test_the_ten_lines_run_and_make_a_pirate(tmp_path, monkeypatch, capsys):
         "adapter_config.json",
         "adapter_model.safetensors",
     }
+
+
+def test_the_commands_run_as_printed_and_answer_as_the_page_says(tmp_path):
+    """The bash block as it stands, but for where `lowrank` is."""
+    block = re.search(r"```bash\n(cat > my\.jsonl.*?)```", README, flags=re.S)[1]
+    here = f"lowrank() {{ {sys.executable} -m lowrank_edu.cli \"$@\"; }}"
+    script = block.replace("alias lowrank=.venv/bin/lowrank", here)
+    assert here in script
+    done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    base, adapted = re.findall(r'answers "(.*?)" and with it "(.*?)"', README)[0]
+    answers = dict(re.findall(r"^\[(.*?)\] When does the ferry leave\?\s*(.*)$", done.stdout, flags=re.M))
+    assert answers["my-adapter"] == adapted and answers["base"].startswith(base[:10]) and answers["base"] != adapted
 
 
 def test_every_make_target_it_names_exists():

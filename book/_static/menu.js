@@ -19,6 +19,7 @@
     dialog.addEventListener("close", () => setTimeout(() => {
       const place = document.getElementById(decodeURIComponent(hash.slice(1))) ?? document.getElementById("main-content");
       const heading = place.querySelector("h1, h2, h3, h4") ?? place;
+      document.documentElement.classList.add("lo-whole");  // its distance is no longer a guess: reach.js
       if (hash) location.hash = hash;
       place.scrollIntoView();
       heading.setAttribute("tabindex", -1);

@@ -9,3 +9,16 @@
     document.querySelectorAll(".bd-article .katex-display").forEach(el => seen.observe(el));
   });
 })();
+
+// On a phone what is far below has a height that is only guessed (book.css), and a link to a place on the page would miss
+// it: lay out the whole page first, then go there.
+(() => {
+  function jump() {
+    const place = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!place || document.documentElement.classList.contains("lo-whole")) return;
+    document.documentElement.classList.add("lo-whole");
+    place.scrollIntoView();
+  }
+  addEventListener("DOMContentLoaded", jump);
+  addEventListener("hashchange", jump);
+})();

@@ -8,12 +8,14 @@
     [/(..)our(s|ed|ing|al|able|less)?$/, "$1or$2"], [/(mod|lab|canc|sign|chann)ell(ed|ing)$/, "$1el$2"],
     [/(cent|met|lit)re(s?)$/, "$1er$2"],
   ];
+  // Words with which people ask, and which every page has
+  const ASKING = new Set("what how why when where who which do does did can should my i you we me much many too".split(" "));
   const stemmer = new Stemmer();
   const fields = ["title", "page", "text", "code"];
 
   function stem(word) {
     const plain = word.toLowerCase().normalize("NFD").replace(/\p{M}/gu, "");
-    if (stopwords.includes(plain)) return null;
+    if (stopwords.includes(plain) || ASKING.has(plain)) return null;
     return stemmer.stemWord(SPELLINGS.reduce((text, [from, to]) => text.replace(from, to), plain));
   }
 

@@ -39,6 +39,8 @@ CHANGES = [
     (r'title="Toggle secondary sidebar"', 'title="On this page"'),
     # the first page is called as the book is
     (r"<title>(.+?) &#8212; \1</title>", r"<title>\1</title>"),
+    # without scripts a button that opens a dialog does nothing
+    (r"(\.pst-js-only)( \{ display: none !important; \})", r"\1, .primary-toggle, .secondary-toggle\2"),
     # every part of a page lies in a landmark, every heading of a list of links is one
     (r'(<div id="pst-primary-sidebar") class=', r'\1 role="complementary" aria-label="Book" class='),
     # roles that are withdrawn or that promise a list that is none

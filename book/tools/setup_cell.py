@@ -26,7 +26,7 @@ if not importlib.util.find_spec("lowrank_edu"):
     found = [f for n in names for f in glob.glob(n, recursive=True)]
     print("Setup: installing the package from", *found[:1] or ["nowhere"])
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
-    if subprocess.call([*pip, "--retries=0", *found[:1]]):
+    if not found or subprocess.call([*pip, "--retries=0", found[0]]):
         sys.exit("Setup stopped: put lowrank-edu.zip beside this notebook")
 import lowrank_edu as lo; lo.setup(); from lowrank_edu import figures"""
 FETCH = '    found += ["{archive}"]\n'

@@ -22,7 +22,7 @@ def flag(panel, *names, help=None, **more):
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
-FILE = Annotated[Path, flag(DATA, metavar="FILE", help=".jsonl, .csv, .txt or .md: text, prompts, chats, Alpaca.")]
+FILE = Annotated[Path, flag(DATA, metavar="FILE", help=".jsonl, .json, .csv, .txt or .md: text, prompts, chats.")]
 OUT = Annotated[Path, flag(OUTPUT, metavar="FOLDER", help="A new folder for the adapter.", callback=new_folder)]
 RANK = Annotated[  # torchrun takes --r for an abbreviation of its own flags
     int, flag(METHOD, "--r", "--rank", min=1, metavar="N", help="Rank, or width of a bottleneck, or prefix length.")
@@ -125,6 +125,7 @@ def run(
     else:
         after = "" if told["eval_loss"] is None else f", held out {told['eval_loss']:.4f}"
         print(f"{out}: {report.trainable:,} numbers after {told['steps']} steps; loss {told['loss']:.4f}{after}.")
+        print(f"Try it: lowrank generate --adapter {out}")
 
 
 def _readable(*files):

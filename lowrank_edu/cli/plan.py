@@ -1,9 +1,11 @@
 """`lowrank plan`: memory of a training step for each method, and the cards on which it fits."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .bases import base_of
 from .flags import DATA, JSON, MEMORY, METHOD, TRAINING, say_json, table
 from .methods import known_method, make_method, targets
 
@@ -12,7 +14,7 @@ EXAMPLES = "Example: lowrank plan llama-3.1-8b --length 512 --quantize nf4 --che
 CARDS = {"T4": 16e9, "L4": 24e9, "A100 40GB": 40e9, "A100 80GB": 80e9}
 SPARE = 0.9  # of a card: our allowance for the CUDA context, workspaces and fragments
 USUAL = "none,lora,lora-fa,dora,vera,adalora,lamda,bitfit"
-NAME = "A name (another one lists them all), owner/name on the hub, or a folder with a config.json."
+NAME = "A name (an unknown one lists all names), owner/name on the hub, or a folder with a config.json."
 MODEL = Annotated[str | None, typer.Argument(metavar="MODEL", help=NAME)]
 FLAG = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The same as MODEL.", rich_help_panel=DATA)]
 
@@ -43,6 +45,9 @@ def run(
     model = model or same
     if model is None:
         raise typer.BadParameter("name a model: lowrank plan gpt2")
+    if any((Path(model) / f"{kind}_config.json").is_file() for kind in ("adapter", "lowrank")):
+        base = base_of(Path(model)) or "its model"
+        raise typer.BadParameter(f"{model} is an adapter, and a plan is of a model: lowrank plan {base}")
     names = [name.strip() for name in methods.split(",")]
     for name in names:
         if name != "none":
@@ -73,18 +78,19 @@ def run(
         rows = {n: {part: getattr(p, part) for part in parts} | {"fits": fits[n]} for n, p in plans.items()}
         say_json({"model": model, **settings, "r": r, "methods": rows, "refused": refused})
         return
+    unit, called = (1e9, "GB (10⁹ bytes)") if max(p.total for p in plans.values()) > 1e8 else (1e6, "MB (10⁶ bytes)")
     rows = [
         (
             "all weights" if name == "none" else name, f"{p.trainable / 1e6:,.2f}",
-            *(f"{n / 1e9:.2f}" for n in (p.parameters, p.gradients, p.optimizer)),
-            *(f"{n / 1e9:.2f}" for n in (p.activations + p.recomputed, p.total)),
+            *(f"{n / unit:.2f}" for n in (p.parameters, p.gradients, p.optimizer)),
+            *(f"{n / unit:.2f}" for n in (p.activations + p.recomputed, p.total)),
             f"{fits[name][0]} up" if fits[name] else "none",
         )
         for name, p in plans.items()
     ]  # fmt: skip
     headings = ("trained M", "weights", "grads", "optim", "activ", "total")
     columns = [("method", "left"), *((heading, "right") for heading in headings), ("fits on", "left")]
-    table(f"{model}, {batch_size} × {length} tokens, {quantize or precision}; GB (10⁹ bytes)", columns, rows)
+    table(f"{model}, {batch_size} × {length} tokens, {quantize or precision}; {called}", columns, rows)
     print(f"A plan fits when it takes at most {SPARE:.0%} of a card; the rest is our allowance, not a measurement.")
     for name, why in refused.items():
         print(f"{name}: {why}")
