@@ -9,6 +9,7 @@ LEADS = {
     "adapter": f"{GLOSSARY}adapter",
     "fine-tune": f"{GLOSSARY}fine-tuning",
     "finetuning": f"{GLOSSARY}fine-tuning",
+    "what is rank": f"{GLOSSARY}rank",
     "fine tuning": f"{GLOSSARY}fine-tuning",
     "quantisation": f"{GLOSSARY}quantisation",
     "quantization": f"{GLOSSARY}quantisation",

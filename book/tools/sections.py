@@ -78,7 +78,9 @@ def of_page(html: str, address: str) -> list[Section]:
         body = place.find_next_sibling("dd") if place.name == "dt" else place
         kind = "text" if body is place else "name" if "sig" in place.get("class", ()) else "term"
         code = taken(body, CODE) if body else ""
-        found.append(Section(f"{address}#{place['id']}", title, page, kind, read(body), code))
+        text = read(body)
+        if text or code or kind != "text":  # a heading with nothing of its own below it has no sentence to show
+            found.append(Section(f"{address}#{place['id']}", title, page, kind, text, code))
         for done in {id(part): part for part in (place, body) if part}.values():
             done.extract()
     return found[::-1]
