@@ -189,7 +189,7 @@ def test_another_run_is_refused_by_name(change, words, tmp_path, monkeypatch):
                 "progress": False, "data": examples(10)} | change  # fmt: skip
     for key in ("name", "threads", "torch", "base"):
         settings.pop(key, None)
-    with pytest.raises(ValueError, match=rf"is of another run.*{words}.*new checkpoint_dir"):
+    with pytest.raises(ValueError, match=rf"is of another run.*{words}.*new folder for checkpoints"):
         lo.train(model, checkpoint_dir=tmp_path, **settings)
     assert same_state(model, before) and resuming.found(tmp_path)
 
