@@ -10,6 +10,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import address
 import assignments
 import cards
 import editions
@@ -99,11 +100,20 @@ def test_the_students_pages_hold_no_solution():
 
 
 def test_the_students_pages_lead_to_no_chapter_with_solutions():
+    """Neither to the repository nor to Colab; the one notebook that they offer is the students' own."""
     for path in CHAPTERS:
         text = (STUDENT_PAGES / "chapters" / f"{path.stem}.html").read_text("utf-8")
-        assert re.findall(rf'href="(https?://[^"]*{path.stem}\.ipynb)"', text) == [], "a click away"
-        full = (ROOT / "_build" / "html" / "chapters" / f"{path.stem}.html").read_text("utf-8")
-        assert len(re.findall(rf'href="(https?://[^"]*{path.stem}\.ipynb)"', full)) >= 2, "the search finds nothing"
+        assert chapters_elsewhere(text) == [], "a click away"
+        ways = re.search(r'<p class="ways">(.*?)</p>', text, re.S)[1]
+        assert re.findall('href="([^"]*)"', ways) == [f"../_sources/chapters/{path.name}"]
+    where = address.Address("https://github.com/someone/some-book")
+    links = [where.colab("chapters/ch01_rank.ipynb"), where.file("chapters/ch01_rank.ipynb")]
+    assert chapters_elsewhere("".join(f'<a href="{link}">' for link in links)) == links, "the search finds nothing"
+
+
+def chapters_elsewhere(page: str) -> list[str]:
+    """Addresses of notebooks on other hosts that a page links to."""
+    return re.findall(r'href="(https?://[^"]*/ch\d+_\w+\.ipynb)"', page)
 
 
 def test_the_search_for_solutions_would_find_one():
