@@ -8,20 +8,13 @@ from typing import Annotated
 
 import typer
 
-from .flags import DATA, JSON, MEMORY, METHOD, MODEL, OUTPUT, SEED, TRAINING, known_model, new_folder, say_json
+from .flags import DATA, JSON, MEMORY, METHOD, MODEL, OUTPUT, SEED, TRAINING, flag, known_model, new_folder, say_json
 from .methods import NAMES, known_method, make_method, targets
 from .unseen import warn_of_unseen
 
 HELP = "Train an adapter on your own text. The same command again goes on where it was stopped."
 EXAMPLES = "Example: lowrank finetune --model gpt2 --data my.jsonl --r 8 --steps 500 --out my-adapter"
 PRECISIONS, SCHEDULES = ("auto", "fp32", "bf16", "fp16"), ("constant", "linear", "cosine")
-
-
-def flag(panel, *names, help=None, **more):
-    """A flag in one of the help's panels; a truth value that is off has one name and no --no-…"""
-    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
-
-
 FILE = Annotated[Path, flag(DATA, metavar="FILE", help=".jsonl, .json, .csv, .txt or .md: text, prompts, chats.")]
 OUT = Annotated[Path, flag(OUTPUT, metavar="FOLDER", help="A new folder for the adapter.", callback=new_folder)]
 RANK = Annotated[  # torchrun takes --r for an abbreviation of its own flags
@@ -71,9 +64,9 @@ def run(
         raise typer.BadParameter("give --steps or --epochs, one of them.")
     if stream and steps is None:
         raise typer.BadParameter("--stream has no end to count epochs by: give --steps.")
-    for flag, value, allowed in (("precision", precision, PRECISIONS), ("schedule", schedule, SCHEDULES)):
+    for name, value, allowed in (("precision", precision, PRECISIONS), ("schedule", schedule, SCHEDULES)):
         if value not in allowed:
-            raise typer.BadParameter(f"--{flag} {value}: one of {', '.join(allowed)}.")
+            raise typer.BadParameter(f"--{name} {value}: one of {', '.join(allowed)}.")
     if not lr > 0:
         raise typer.BadParameter(f"--lr {lr}: a learning rate is > 0.")
     if pack and max_length is None:

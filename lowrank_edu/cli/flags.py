@@ -15,13 +15,20 @@ DATA, METHOD, TRAINING, MEMORY, OUTPUT = (
     "Memory and speed",
     "What is written",
 )
-JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT)]
+
+
+def flag(panel, *names, help, **more):
+    """A flag in one of the help's panels. A truth value with its one name given has no --no-… beside it."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+JSON = Annotated[bool, flag(OUTPUT, "--json", help="Print one JSON object.")]
 MODELS = "tiny-gpt2, gpt2 to gpt2-xl, smollm2-135m, owner/name on the hub, or a folder."
-MODEL = Annotated[str, typer.Option(metavar="NAME", help=MODELS, rich_help_panel=DATA)]
+MODEL = Annotated[str, flag(DATA, metavar="NAME", help=MODELS)]
 BASE = Annotated[
     str | None, typer.Option("--model", metavar="NAME", help="Default: the base that the adapter names.")
 ]
-SEED = Annotated[int, typer.Option(min=0, metavar="N", help="Of everything random.", rich_help_panel=TRAINING)]
+SEED = Annotated[int, flag(TRAINING, min=0, metavar="N", help="Of everything random.")]
 
 
 def adapter_folder(path: Path):

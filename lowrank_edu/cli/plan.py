@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .bases import base_of
-from .flags import DATA, JSON, MEMORY, METHOD, TRAINING, say_json, table
+from .flags import DATA, JSON, MEMORY, METHOD, TRAINING, flag, say_json, table
 from .methods import known_method, make_method, targets
 
 HELP = "Plan the memory of a training step, method by method, from shapes alone."
@@ -16,11 +16,7 @@ SPARE = 0.9  # of a card: our allowance for the CUDA context, workspaces and fra
 USUAL = "none,lora,lora-fa,dora,vera,adalora,lamda,bitfit"
 NAME = "A name (an unknown one lists all names), owner/name on the hub, or a folder with a config.json."
 MODEL = Annotated[str | None, typer.Argument(metavar="MODEL", help=NAME)]
-FLAG = Annotated[str | None, typer.Option("--model", metavar="NAME", help="The same as MODEL.", rich_help_panel=DATA)]
-
-
-def flag(panel, *names, help, **more):
-    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+FLAG = Annotated[str | None, flag(DATA, "--model", metavar="NAME", help="The same as MODEL.")]
 
 
 def run(
